@@ -1,0 +1,117 @@
+package control
+
+import (
+	"context"
+	"fmt"
+	"iter"
+	"time"
+
+	"github.com/portcullis/portcullis/lists"
+)
+
+// Code says what kind of failure an [Error] is; the CLI's exit codes come from it.
+type Code string
+
+const (
+	CodeInvalid     Code = "invalid"     // 400 → exit 2: the input is wrong
+	CodeForbidden   Code = "forbidden"   // 401, 403 → exit 4
+	CodeRisk        Code = "risk"        // 409 → exit 5: lock-out guard; Risks names what to accept
+	CodeNotFound    Code = "not_found"   // 404 → exit 7
+	CodeFailed      Code = "failed"      // 5xx → exit 1
+	CodeUnreachable Code = "unreachable" // client only → exit 3
+)
+
+// Error is what a call comes to when it fails. Message says what, where and why; Hint what to do next.
+type Error struct {
+	Code    Code     `json:"code"`
+	Message string   `json:"message"`
+	Hint    string   `json:"hint,omitempty"`
+	Risks   []string `json:"risks,omitempty"`
+}
+
+func (e *Error) Error() string { return fmt.Sprintf("%s: %s", e.Code, e.Message) }
+
+// Caller is who makes a call, as the server established it.
+type Caller struct {
+	User string // "root" by peer credentials, or the login name
+	Via  string // "cli" on the unix socket, "rest_api" elsewhere
+	UID  int    // peer's uid, -1 if not a unix socket
+	PID  int
+	// SessionPeer is the address the caller's SSH session comes from, "" if none: said by the CLI, used only to
+	// refuse an entry that would cut the caller off.
+	SessionPeer string
+}
+
+// Request asks for a batch.
+type Request struct {
+	Caller     Caller
+	Batch      lists.Batch
+	AcceptRisk []string
+}
+
+// Reply says what a batch came to. It is given only after the change is durable and enforced.
+type Reply struct {
+	lists.Result
+	Notes []string // for stderr: "10.0.0.1/8 has host bits set: 10.0.0.0/8 is listed", "will refill", "stays reachable"
+}
+
+// Backend is the node behind the API.
+type Backend interface {
+	// Apply makes the change durable and enforced. Errors are *Error.
+	Apply(ctx context.Context, r Request) (Reply, error)
+	Snapshot() *lists.Snapshot
+	Status() Status
+	History(ctx context.Context, limit int) iter.Seq2[lists.Event, error]
+}
+
+// Status is the state of a node, as `status -o json` prints it.
+type Status struct {
+	Version  string         `json:"version"`
+	Started  time.Time      `json:"started"`
+	Mode     string         `json:"mode"` // inline or sideband
+	Settings lists.Settings `json:"settings"`
+
+	Degraded []string `json:"degraded"` // one line each, empty when all is well
+
+	Generation struct {
+		Store  uint64 `json:"store"`
+		Kernel uint64 `json:"kernel"`
+	} `json:"generation"`
+	Entries    map[string]int  `json:"entries"` // "whitelist", "blacklist"
+	Bypass     bool            `json:"bypass"`
+	Interfaces []Interface     `json:"interfaces"`
+	Memory     Memory          `json:"memory"`
+	Timezone   string          `json:"timezone"`
+	Protected  []ProtectedAddr `json:"protected"`
+}
+
+// Interface is the state of one attached interface.
+type Interface struct {
+	Name     string    `json:"name"`
+	Mode     string    `json:"mode"` // native, generic, "" when down
+	Frags    bool      `json:"frags"`
+	Layer3   bool      `json:"layer3"`
+	Fallback string    `json:"fallback,omitempty"`
+	Error    string    `json:"error,omitempty"`
+	Counters []Counter `json:"counters"`
+}
+
+// Counter is one way out of the kernel program.
+type Counter struct {
+	Reason  string `json:"reason"`
+	Family  string `json:"family"`
+	Packets uint64 `json:"packets"`
+	Bytes   uint64 `json:"bytes"`
+}
+
+// Memory is the attack list memory row of status, in bytes.
+type Memory struct {
+	Configured uint64 `json:"configured"`
+	Used       uint64 `json:"used"`
+}
+
+// ProtectedAddr is an address or prefix that is never dropped, and why.
+type ProtectedAddr struct {
+	Prefix string `json:"prefix"`
+	Why    string `json:"why"`
+}
