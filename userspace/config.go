@@ -1,7 +1,23 @@
 package userspace
 
-import "context"
-import "log/slog"
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/pelletier/go-toml/v2"
+
+	"github.com/portcullis/portcullis/loader"
+)
+
+// ErrConfig: a configuration says something that cannot be; the text names where and what is expected.
+var ErrConfig = errors.New("bad configuration")
 
 // Config is what `portcullis serve` is told, by flags, environment and a TOML file (--config). Flags win over
 // environment, environment over file, file over the defaults of [DefaultConfig].
@@ -11,31 +27,133 @@ type Config struct {
 	StateDir   string   `toml:"state_dir"`
 	Socket     string   `toml:"socket"`
 	PinDir     string   `toml:"pin_dir"`
-	LogLevel   string   `toml:"log_level"`
+	LogLevel   string   `toml:"log_level"` // "": as stored by the log_level command
 
 	// Protected addresses and prefixes are never dropped, besides those found on the host itself.
 	Protected      []string `toml:"protected"`
 	TrustedProxies []string `toml:"trusted_proxies"`
 	// Capacity bounds the IP prefixes of each family that the kernel maps take.
 	Capacity uint32 `toml:"capacity"`
+
+	// Level, if set, follows the log_level command.
+	Level *slog.LevelVar `toml:"-"`
 }
 
 // DefaultConfig is a daemon without interfaces on the standard paths.
 func DefaultConfig() Config {
 	return Config{
-		Mode:     "native-then-generic",
+		Mode:     string(loader.ModeNativeThenGeneric),
 		StateDir: "/var/lib/portcullis",
 		Socket:   "/run/portcullis/portcullis.sock",
 		PinDir:   "/sys/fs/bpf/portcullis",
+		Capacity: 16 << 20,
 	}
 }
 
 // LoadConfig reads a TOML file over the defaults. Unknown keys, wrong types and values that make no sense are
-// errors that name file, line and key.
-func LoadConfig(path string) (Config, error) { panic("contract") }
+// errors ([ErrConfig]) that name file, line and key.
+func LoadConfig(path string) (Config, error) {
+	c := DefaultConfig()
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return c, fmt.Errorf("read configuration: %w", err)
+	}
+	dec := toml.NewDecoder(bytes.NewReader(text)).DisallowUnknownFields()
+	if err := dec.Decode(&c); err != nil {
+		return c, fmt.Errorf("%w: %s: %s", ErrConfig, path, describeTOML(err))
+	}
+	if err := c.Check(); err != nil {
+		return c, fmt.Errorf("%s: %w", path, err)
+	}
+	return c, nil
+}
 
-// Run is the daemon: it opens store and loader, attaches, enforces, and serves the control API until ctx ends.
-// Ending is not detaching: the kernel goes on enforcing. ready is called once enforcement and API are up.
-func Run(ctx context.Context, c Config, version string, log *slog.Logger, ready func()) error {
-	panic("contract")
+// describeTOML names line, column and key of a decoding error on one line.
+func describeTOML(err error) string {
+	var strict *toml.StrictMissingError
+	if errors.As(err, &strict) && len(strict.Errors) > 0 {
+		e := strict.Errors[0]
+		row, _ := e.Position()
+		return fmt.Sprintf("line %d: unknown key %q", row, strings.Join(e.Key(), "."))
+	}
+	var dec *toml.DecodeError
+	if errors.As(err, &dec) {
+		row, col := dec.Position()
+		key := ""
+		if k := dec.Key(); len(k) > 0 {
+			key = fmt.Sprintf("key %q: ", strings.Join(k, "."))
+		}
+		return fmt.Sprintf("line %d, column %d: %s%s", row, col, key, dec.Error())
+	}
+	return err.Error()
+}
+
+// Check says what makes no sense in the configuration; the error is [ErrConfig] and names the key.
+func (c Config) Check() error {
+	bad := func(key, format string, args ...any) error {
+		return fmt.Errorf("%w: %s: %s", ErrConfig, key, fmt.Sprintf(format, args...))
+	}
+	modes := []string{string(loader.ModeNative), string(loader.ModeGeneric), string(loader.ModeNativeThenGeneric)}
+	if !slices.Contains(modes, c.Mode) {
+		return bad("mode", "%q is not one of %s", c.Mode, strings.Join(modes, ", "))
+	}
+	for i, name := range c.Interfaces {
+		if name == "" || len(name) > 15 || strings.ContainsAny(name, "/ \t\n\x00") || name == "." || name == ".." {
+			return bad("interfaces", "%q is not the name of a network interface", name)
+		}
+		if slices.Contains(c.Interfaces[:i], name) {
+			return bad("interfaces", "%q is named twice", name)
+		}
+	}
+	for key, path := range map[string]string{"state_dir": c.StateDir, "socket": c.Socket, "pin_dir": c.PinDir} {
+		if !filepath.IsAbs(path) {
+			return bad(key, "%q is not an absolute path", path)
+		}
+	}
+	if c.Capacity == 0 {
+		return bad("capacity", "0 leaves no room for any address: give the number of IP entries, at most 4294967295")
+	}
+	if _, ok := parseLevel(c.LogLevel); c.LogLevel != "" && !ok {
+		return bad("log_level", "%q is not one of debug, info, warn, error", c.LogLevel)
+	}
+	for key, list := range map[string][]string{"protected": c.Protected, "trusted_proxies": c.TrustedProxies} {
+		for _, text := range list {
+			if _, err := parsePrefix(text); err != nil {
+				return bad(key, "%q is not an IP address or CIDR", text)
+			}
+		}
+	}
+	return nil
+}
+
+// parsePrefix reads an address or CIDR, unmapped and masked.
+func parsePrefix(text string) (netip.Prefix, error) {
+	if a, err := netip.ParseAddr(text); err == nil && a.Zone() == "" {
+		return hostPrefix(a), nil
+	}
+	p, err := netip.ParsePrefix(text)
+	if err != nil {
+		return p, err
+	}
+	if p.Addr().Is4In6() {
+		if p.Bits() < 96 {
+			return p, errors.New("wider than the IPv4-mapped range")
+		}
+		p = netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-96)
+	}
+	return p.Masked(), nil
+}
+
+// hostPrefix is the prefix that covers one address, unmapped and without zone.
+func hostPrefix(a netip.Addr) netip.Prefix {
+	a = a.Unmap().WithZone("")
+	return netip.PrefixFrom(a, a.BitLen())
+}
+
+func parseLevel(text string) (slog.Level, bool) {
+	var l slog.Level
+	if !slices.Contains([]string{"debug", "info", "warn", "error"}, text) {
+		return l, false
+	}
+	return l, l.UnmarshalText([]byte(text)) == nil
 }

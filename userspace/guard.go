@@ -1,0 +1,152 @@
+package userspace
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/portcullis/portcullis/lists"
+	"github.com/portcullis/portcullis/userspace/control"
+)
+
+// Entries wider than these need an accepted risk: they are more likely a slip than an intention.
+const (
+	widestIPv4 = 8
+	widestIPv6 = 19
+)
+
+// danger is one reason not to make a change before somebody accepts it.
+type danger struct {
+	risk string
+	text string
+}
+
+// entryDangers says what a blacklist entry over prefix puts at risk.
+func entryDangers(prefix netip.Prefix, protected []protection) []danger {
+	var found []danger
+	widest := widestIPv4
+	if prefix.Addr().Is6() {
+		widest = widestIPv6
+	}
+	if prefix.Bits() < widest {
+		found = append(found, danger{riskWide, fmt.Sprintf("it is wider than /%d", widest)})
+	}
+	for _, p := range protected {
+		if p.prefix.Overlaps(prefix) && !slices.ContainsFunc(found, func(d danger) bool { return d.risk == p.risk }) {
+			found = append(found, danger{p.risk, fmt.Sprintf("it covers %s (%s)", short(p.prefix), p.why)})
+		}
+	}
+	return found
+}
+
+// refuse turns dangers that were not accepted into the error an admin sees; nil if none is left.
+func refuse(what string, dangers []danger, accepted []string) error {
+	var risks, texts []string
+	for _, d := range dangers {
+		if !slices.Contains(accepted, d.risk) && !slices.Contains(risks, d.risk) {
+			risks = append(risks, d.risk)
+			texts = append(texts, d.text)
+		}
+	}
+	if len(risks) == 0 {
+		return nil
+	}
+	return &control.Error{
+		Code:    control.CodeRisk,
+		Message: fmt.Sprintf("%s refused: %s", what, strings.Join(texts, "; ")),
+		Hint:    "if you mean it: --accept-risk=" + strings.Join(risks, ","),
+		Risks:   risks,
+	}
+}
+
+// short writes a host prefix as an address.
+func short(p netip.Prefix) string {
+	if p.IsSingleIP() {
+		return p.Addr().String()
+	}
+	return p.String()
+}
+
+// verdict is what the lists of s do to an address: the same answer as lists.Match, by one look-up a prefix length
+// instead of a walk over every entry.
+func verdict(s *lists.Snapshot, a netip.Addr, now time.Time) lists.Verdict {
+	if covered(s, lists.Whitelist, a, now) {
+		return lists.PassWhitelisted
+	}
+	if covered(s, lists.Blacklist, a, now) {
+		return lists.Drop
+	}
+	return lists.Pass
+}
+
+func covered(s *lists.Snapshot, l lists.List, a netip.Addr, now time.Time) bool {
+	a = a.Unmap()
+	for bits := a.BitLen(); bits >= 0; bits-- {
+		prefix, err := a.Prefix(bits)
+		if err != nil {
+			return false
+		}
+		for _, e := range s.Find(l, lists.ID{Kind: lists.KindIP, Value: short(prefix)}) {
+			if !e.Expired(now) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// checkLockOut refuses a request that would put a protected address, or the caller's own session, on the drop side.
+// It is asked before anything changes; notes say what an accepted entry will not do.
+func checkLockOut(r control.Request, before *lists.Snapshot, protected []protection, now time.Time) (notes []string, err error) {
+	var dangers []danger
+	what := "change"
+	for _, op := range r.Batch.Ops {
+		prefix, isIP := op.Entry.ID.Prefix()
+		if op.Op != lists.OpAdd || op.Entry.List != lists.Blacklist || !isIP {
+			continue
+		}
+		found := entryDangers(prefix, protected)
+		if len(found) > 0 {
+			what = op.Entry.ID.String()
+		}
+		dangers = append(dangers, found...)
+		notes = append(notes, staysReachable(prefix, protected)...)
+	}
+	if d, ok := sessionDanger(r, before, now); ok {
+		dangers = append(dangers, d)
+	}
+	return notes, refuse(what, dangers, r.AcceptRisk)
+}
+
+// sessionDanger tells whether the batch turns the address of the caller's own session from passed to dropped,
+// by whatever operation: an add, a whitelist entry taken away, the firewall switched on.
+func sessionDanger(r control.Request, before *lists.Snapshot, now time.Time) (danger, bool) {
+	peer, err := netip.ParseAddr(r.Caller.SessionPeer)
+	if err != nil {
+		return danger{}, false
+	}
+	after, err := preview(before, r.Batch, now)
+	if err != nil {
+		return danger{}, false // the store will say what is wrong with the batch
+	}
+	dropped := func(s *lists.Snapshot) bool {
+		return s.Settings().Firewall && verdict(s, peer, now) == lists.Drop
+	}
+	if dropped(before) || !dropped(after) {
+		return danger{}, false
+	}
+	return danger{riskSSH, fmt.Sprintf("it would cut off %s, where your SSH session comes from", peer)}, true
+}
+
+// staysReachable names the protected addresses under an entry: the kernel passes them whatever is listed.
+func staysReachable(prefix netip.Prefix, protected []protection) []string {
+	var notes []string
+	for _, p := range protected {
+		if p.prefix.Overlaps(prefix) && len(notes) < 8 {
+			notes = append(notes, fmt.Sprintf("%s stays reachable: %s is never dropped", short(p.prefix), p.why))
+		}
+	}
+	return notes
+}

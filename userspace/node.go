@@ -1,0 +1,151 @@
+package userspace
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"log/slog"
+	"sync/atomic"
+	"time"
+
+	"github.com/portcullis/portcullis/lists"
+	"github.com/portcullis/portcullis/lists/store"
+	"github.com/portcullis/portcullis/loader"
+	"github.com/portcullis/portcullis/userspace/control"
+)
+
+// bytesPerPrefix is what one prefix takes in a kernel LPM map at a million entries (loader's timing test prints it).
+const bytesPerPrefix = 128
+
+// node is one gateway: it implements control.Backend. Safe for concurrent use.
+type node struct {
+	config  Config
+	version string
+	started time.Time
+	log     *slog.Logger
+
+	store   *store.Store
+	opened  uint64 // generation the store was opened at
+	maps    *loader.Maps
+	enforce *enforcement
+
+	protected  atomic.Pointer[[]protection]
+	interfaces atomic.Pointer[[]loader.Attachment]
+	room       atomic.Int64 // protected prefixes, which take places in the maps too
+}
+
+// Apply guards against lock-out, makes the change durable, waits until the kernel enforces it, and answers.
+func (n *node) Apply(ctx context.Context, r control.Request) (control.Reply, error) {
+	before, now := n.store.Snapshot(), n.store.Clock().Now()
+	notes, err := checkLockOut(r, before, *n.protected.Load(), now)
+	if err != nil {
+		return control.Reply{}, err
+	}
+	res, err := n.store.Apply(ctx, r.Batch)
+	if err != nil {
+		return control.Reply{}, wireError(err)
+	}
+	if err := n.enforce.wait(ctx, res.Generation); err != nil {
+		return control.Reply{}, &control.Error{
+			Code:    control.CodeFailed,
+			Message: err.Error(),
+			Hint:    "the daemon tries again every second; see: portcullis status",
+		}
+	}
+	return control.Reply{Result: res, Notes: notes}, nil
+}
+
+// wireError gives a store's error the code that the exit code comes from.
+func wireError(err error) error {
+	var wire *control.Error
+	switch {
+	case errors.As(err, &wire):
+		return wire
+	case errors.Is(err, lists.ErrInvalid):
+		return &control.Error{Code: control.CodeInvalid, Message: err.Error()}
+	case errors.Is(err, store.ErrNotDurable):
+		return &control.Error{Code: control.CodeFailed, Message: err.Error(), Hint: "nothing was changed; free space in the state directory and try again"}
+	}
+	return &control.Error{Code: control.CodeFailed, Message: err.Error()}
+}
+
+// checkRoom refuses what the kernel maps could not hold, before anything is changed. The store calls it.
+func (n *node) checkRoom(_ lists.Batch, next *lists.Snapshot, _ []lists.Change) error {
+	v4, v6 := next.Prefixes()
+	limit := int64(n.config.Capacity)
+	for family, count := range map[string]int{"IPv4": v4, "IPv6": v6} {
+		if int64(count)+n.room.Load() > limit {
+			return &control.Error{
+				Code:    control.CodeFailed,
+				Message: fmt.Sprintf("kernel map is full: %d %s entries do not fit a capacity of %d", count, family, limit),
+				Hint:    "delete entries, or raise capacity in the configuration and restart the daemon",
+			}
+		}
+	}
+	return nil
+}
+
+func (n *node) Snapshot() *lists.Snapshot { return n.store.Snapshot() }
+
+func (n *node) History(ctx context.Context, limit int) iter.Seq2[lists.Event, error] {
+	return n.store.History(ctx, limit)
+}
+
+// Status gathers what every part says of itself.
+func (n *node) Status() control.Status {
+	snap, st := n.store.Snapshot(), n.store.Status()
+	s := control.Status{
+		Version:   n.version,
+		Started:   n.started,
+		Mode:      "inline",
+		Settings:  snap.Settings(),
+		Entries:   map[string]int{"whitelist": snap.Len(lists.Whitelist), "blacklist": snap.Len(lists.Blacklist)},
+		Timezone:  time.Now().Format("MST"),
+		Protected: wireProtected(*n.protected.Load()),
+		Degraded:  []string{},
+	}
+	reached, failure := n.enforce.state()
+	s.Generation.Store, s.Generation.Kernel = snap.Generation(), reached
+	v4, v6 := snap.Prefixes()
+	s.Memory.Configured = uint64(n.config.Capacity) * bytesPerPrefix
+	s.Memory.Used = uint64(v4+v6) * bytesPerPrefix
+
+	bad := func(format string, args ...any) { s.Degraded = append(s.Degraded, fmt.Sprintf(format, args...)) }
+	if st.Degraded != "" {
+		bad("store: %s", st.Degraded)
+	}
+	if failure != nil {
+		bad("kernel: does not enforce generation %d: %s", snap.Generation(), failure)
+	}
+	bypass, err := n.maps.Bypass()
+	if err != nil {
+		bad("kernel: read bypass: %s", err)
+	}
+	if s.Bypass = bypass; bypass {
+		bad("kernel: bypass is on, nothing is blocked; end it with: portcullis bypass off")
+	}
+	for _, a := range *n.interfaces.Load() {
+		s.Interfaces = append(s.Interfaces, n.wireInterface(a, bad))
+	}
+	return s
+}
+
+func (n *node) wireInterface(a loader.Attachment, bad func(string, ...any)) control.Interface {
+	w := control.Interface{Name: a.Interface, Mode: string(a.Mode), Frags: a.Frags, Layer3: a.Layer3, Fallback: a.Fallback, Counters: []control.Counter{}}
+	if a.Err != nil {
+		w.Error = a.Err.Error()
+		bad("%s: not protected: %s", a.Interface, a.Err)
+	}
+	if a.Fallback != "" {
+		bad("%s: generic mode, slower than native: %s", a.Interface, a.Fallback)
+	}
+	counts, err := n.maps.Counters(a.Interface)
+	if err != nil && a.Err == nil {
+		bad("%s: read counters: %s", a.Interface, err)
+	}
+	for _, c := range counts {
+		w.Counters = append(w.Counters, control.Counter(c))
+	}
+	return w
+}

@@ -1,0 +1,199 @@
+package userspace
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/portcullis/portcullis/lists"
+	"github.com/portcullis/portcullis/lists/store"
+	"github.com/portcullis/portcullis/loader"
+	"github.com/portcullis/portcullis/userspace/control"
+)
+
+// ErrUnprotected: not one of the interfaces could be attached, so that there is nothing to run for.
+var ErrUnprotected = errors.New("no interface could be protected")
+
+// Run is the daemon: it opens store and loader, attaches, enforces, and serves the control API until ctx ends.
+// Ending is not detaching: the kernel goes on enforcing. ready is called once enforcement and API are up.
+//
+// The order is such that no packet passes unjudged that was judged before: what an earlier daemon pinned stays in
+// force until the whole list of this one is in the kernel, and only then is the program exchanged.
+func Run(ctx context.Context, c Config, version string, log *slog.Logger, ready func()) error {
+	if err := c.Check(); err != nil {
+		return err
+	}
+	if len(c.Interfaces) == 0 {
+		return fmt.Errorf("%w: interfaces: none named: give --interface IF or interfaces in the configuration", ErrConfig)
+	}
+	n := &node{config: c, version: version, started: time.Now(), log: log}
+	prot, err := newProtector(c)
+	if err != nil {
+		return err
+	}
+	n.findProtected(prot)
+
+	ld, err := loader.Open(loader.Options{
+		PinDir: c.PinDir, Mode: loader.Mode(c.Mode), Capacity: c.Capacity, Logger: log,
+		Boot: func(t time.Time) time.Duration { return n.store.Clock().Boot(t) },
+	})
+	if err != nil {
+		return fmt.Errorf("open kernel side: %w", err)
+	}
+	defer ld.Close()
+	n.maps = ld.Maps()
+
+	n.store, err = store.Open(store.Options{Dir: c.StateDir, Check: n.checkRoom, Logger: log}, nil)
+	if err != nil {
+		return fmt.Errorf("open lists: %w", err)
+	}
+	defer n.store.Close()
+	n.opened = n.store.Snapshot().Generation()
+
+	server, err := control.New(control.Options{Backend: n, StateDir: c.StateDir, Version: version, Logger: log})
+	if err != nil {
+		return fmt.Errorf("open control: %w", err)
+	}
+	socket, err := control.Listen(c.Socket)
+	if err != nil {
+		return err
+	}
+	defer socket.Close()
+
+	n.enforce = newEnforcement(n.maps, n.store, log, func() []netip.Prefix { return n.findProtected(prot) }, n.followSettings)
+	if err := n.enforce.start(ctx, nil); err != nil {
+		return err
+	}
+	if err := n.attachAll(ld); err != nil {
+		return err
+	}
+
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return quiet(ctx, n.store.Run(ctx)) })
+	g.Go(func() error { return quiet(ctx, n.enforce.run(ctx)) })
+	g.Go(func() error { return quiet(ctx, n.keepAttached(ctx, ld)) })
+	g.Go(func() error { return quiet(ctx, server.Serve(ctx, socket)) })
+	log.Info("enforcing", "generation", n.store.Snapshot().Generation(),
+		"whitelist", n.store.Snapshot().Len(lists.Whitelist), "blacklist", n.store.Snapshot().Len(lists.Blacklist), "took", time.Since(n.started))
+	if ready != nil {
+		ready()
+	}
+	return g.Wait()
+}
+
+// quiet drops the error of a part that ended because it was told to.
+func quiet(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+// findProtected looks at the host again and remembers the answer for the guard.
+func (n *node) findProtected(p *protector) []netip.Prefix {
+	found, err := p.find()
+	if err != nil {
+		n.log.Warn("some protected addresses are unknown", "error", err)
+		if last := n.protected.Load(); last != nil {
+			found = *last // rather one too many than one too few
+		}
+	}
+	n.protected.Store(&found)
+	n.room.Store(int64(len(found)))
+	return prefixes(found)
+}
+
+// followSettings obeys the switches of a snapshot that are the daemon's own.
+func (n *node) followSettings(s *lists.Snapshot) {
+	text := s.Settings().LogLevel
+	if n.config.LogLevel != "" && s.Generation() == n.opened {
+		text = n.config.LogLevel // told at start; a later log_level command wins
+	}
+	if level, ok := parseLevel(text); ok && n.config.Level != nil {
+		n.config.Level.Set(level)
+	}
+}
+
+// attachAll protects every interface that can be; it fails only if none can.
+func (n *node) attachAll(ld *loader.Loader) error {
+	var all []loader.Attachment
+	var failed []error
+	for _, name := range n.config.Interfaces {
+		a, err := ld.Attach(name)
+		if err != nil {
+			failed = append(failed, err)
+			a.Interface, a.Err = name, err
+			n.log.Error("interface is not protected", "interface", name, "error", err)
+		} else {
+			n.logAttached(a)
+		}
+		all = append(all, a)
+	}
+	n.interfaces.Store(&all)
+	if len(failed) == len(all) {
+		return fmt.Errorf("%w: %w", ErrUnprotected, errors.Join(failed...))
+	}
+	return nil
+}
+
+func (n *node) logAttached(a loader.Attachment) {
+	n.log.Info("interface is protected", "interface", a.Interface, "mode", a.Mode, "frags", a.Frags, "layer3", a.Layer3, "adopted", a.Adopted)
+	if a.Fallback != "" {
+		n.log.Warn("generic mode, slower than native", "interface", a.Interface, "why", a.Fallback)
+	}
+}
+
+// keepAttached attaches again where an interface was made anew: at once when the kernel says so, else every second.
+func (n *node) keepAttached(ctx context.Context, ld *loader.Loader) error {
+	changed := make(chan struct{}, 1)
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		err := loader.Watch(ctx, func() {
+			select {
+			case changed <- struct{}{}:
+			default:
+			}
+		})
+		if ctx.Err() == nil && err != nil {
+			n.log.Warn("no news of interfaces from the kernel, looking every second", "error", err)
+		}
+		return nil
+	})
+	g.Go(func() error {
+		tick := time.NewTicker(time.Second)
+		defer tick.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-changed:
+			case <-tick.C:
+			}
+			n.noteAttachments(ld.Reconcile())
+		}
+	})
+	return g.Wait()
+}
+
+// noteAttachments publishes the state of the interfaces and logs what changed.
+func (n *node) noteAttachments(now []loader.Attachment) {
+	before := *n.interfaces.Load()
+	for _, a := range now {
+		i := slices.IndexFunc(before, func(b loader.Attachment) bool { return b.Interface == a.Interface })
+		if i >= 0 && (before[i].Err == nil) == (a.Err == nil) && before[i].Index == a.Index {
+			continue
+		}
+		if a.Err != nil {
+			n.log.Error("interface is not protected", "interface", a.Interface, "error", a.Err)
+		} else {
+			n.logAttached(a)
+		}
+	}
+	n.interfaces.Store(&now)
+}
