@@ -4,7 +4,14 @@
 #define PORTCULLIS_H
 
 /* Raised whenever a map's layout or meaning changes; a loader refuses pinned maps of another. */
-#define LAYOUT_VERSION 1
+enum layout {
+	LAYOUT_VERSION = 1,
+};
+
+/* How the source is looked up. The program of an unknown mode does not load: the verifier refuses it. */
+enum lookup_mode {
+	MODE_LPM, /* the LPM tries alone */
+};
 
 /* Every way out of the program: one counter each, per CPU, per family. */
 enum reason {
@@ -49,14 +56,17 @@ struct lpm_key_v6 {
 };
 
 #define NEVER 0xffffffffffffffffULL /* a deadline that does not come */
-#define CELL_PROTECTED 1	    /* struct cell.flags: pass_until comes from a protected address */
+
+enum cell_flag {
+	CELL_PROTECTED = 1, /* pass_until comes from a protected address */
+};
 
 /* Verdict of a prefix. Deadlines are ns of CLOCK_BOOTTIME, 0 = no entry. */
 struct cell {
 	unsigned long long pass_until;
 	unsigned long long drop_until;
 	unsigned char source; /* of the blacklist entry that holds drop_until, as lists.Source */
-	unsigned char flags;
+	unsigned char flags;  /* enum cell_flag */
 	unsigned char pad[6];
 };
 
@@ -65,11 +75,11 @@ struct cell {
  * lpm_v4_b, lpm_v6_a or lpm_v6_b), so that a whole list is replaced by one aligned store: fill the idle tries,
  * flip, wait for a grace period, empty the old ones in paced batches.
  */
-struct control {
-	unsigned int layout;	  /* LAYOUT_VERSION */
-	unsigned int active;	  /* 0 = a, 1 = b */
-	unsigned int bypass;	  /* 1: everything passes */
-	unsigned int firewall_off; /* 1: everything passes */
+struct control_words {
+	unsigned int layout;	       /* LAYOUT_VERSION */
+	unsigned int active;	       /* 0 = a, 1 = b */
+	unsigned int bypass;	       /* 1: everything passes */
+	unsigned int firewall_off;     /* 1: everything passes */
 	unsigned long long generation; /* of the lists that the active tries hold */
 };
 

@@ -1,0 +1,143 @@
+package bpf
+
+import (
+	"fmt"
+	"math"
+
+	"github.com/cilium/ebpf"
+)
+
+// Names of the programs and maps in the [Spec]; the maps' are also those under the pin directory.
+const (
+	ProgEth      = portcullisProgXdpEth
+	ProgEthFrags = portcullisProgXdpEthFrags
+	ProgL3       = portcullisProgXdpL3
+	ProgL3Frags  = portcullisProgXdpL3Frags
+
+	MapControl  = portcullisMapControl
+	MapCounters = portcullisMapCounters
+	MapV4A      = portcullisMapLpmV4A
+	MapV4B      = portcullisMapLpmV4B
+	MapV6A      = portcullisMapLpmV6A
+	MapV6B      = portcullisMapLpmV6B
+
+	// VarMode is the [ModeLPM] variable, to be set before load; an unknown mode does not pass the verifier.
+	VarMode = portcullisVarMode
+)
+
+// The values of maps and the keys of tries, as the kernel reads them.
+type (
+	Control = portcullisControlWords // the one element of [MapControl]
+	Cell    = portcullisCell         // value of every trie; deadlines in ns of CLOCK_BOOTTIME, 0 = none, or [Never]
+	KeyV4   = portcullisLpmKeyV4     // Addr in network order, host bits zero
+	KeyV6   = portcullisLpmKeyV6     // the same
+	Count   = portcullisCount        // value of [MapCounters], one for every possible CPU
+)
+
+const (
+	// Layout is the version of the map layouts; pinned maps of another are not to be used.
+	Layout = uint32(portcullisLayoutLAYOUT_VERSION)
+	// Never is the deadline that does not come.
+	Never uint64 = math.MaxUint64
+	// CellProtected in Cell.Flags: PassUntil comes from a protected address.
+	CellProtected = uint8(portcullisCellFlagCELL_PROTECTED)
+	// ModeLPM looks sources up in the LPM tries alone.
+	ModeLPM = uint32(portcullisLookupModeMODE_LPM)
+)
+
+// Spec returns a fresh description of all programs and maps. Before loading it on a kernel older than 5.18, delete
+// the two Frags programs from it.
+func Spec() (*ebpf.CollectionSpec, error) {
+	spec, err := loadPortcullis()
+	if err != nil {
+		return nil, fmt.Errorf("read embedded program: %w", err)
+	}
+	return spec, nil
+}
+
+// Family is that of a packet, by its ethertype (or version nibble where there is none).
+type Family = portcullisFamily
+
+// The families; Families counts them.
+const (
+	FamilyOther = portcullisFamilyFAMILY_OTHER
+	FamilyIPv4  = portcullisFamilyFAMILY_IPV4
+	FamilyIPv6  = portcullisFamilyFAMILY_IPV6
+	Families    = int(portcullisFamilyFAMILIES)
+)
+
+// String is "other", "ipv4" or "ipv6".
+func (f portcullisFamily) String() string {
+	switch f {
+	case FamilyOther:
+		return "other"
+	case FamilyIPv4:
+		return "ipv4"
+	case FamilyIPv6:
+		return "ipv6"
+	}
+	return fmt.Sprintf("family(%d)", uint32(f))
+}
+
+// Reason is a way out of the program: every packet leaves by exactly one.
+type Reason = portcullisReason
+
+// The reasons; docs/DATAPATH.md says when each is used. Reasons counts them.
+const (
+	PassUnlisted    = portcullisReasonREASON_PASS_UNLISTED
+	PassExpired     = portcullisReasonREASON_PASS_EXPIRED
+	PassWhitelisted = portcullisReasonREASON_PASS_WHITELISTED
+	PassProtected   = portcullisReasonREASON_PASS_PROTECTED
+	PassNonIP       = portcullisReasonREASON_PASS_NON_IP
+	PassUnspecified = portcullisReasonREASON_PASS_UNSPECIFIED
+	PassLinkLocal   = portcullisReasonREASON_PASS_LINK_LOCAL
+	PassNeighbour   = portcullisReasonREASON_PASS_NEIGHBOUR
+	PassBypass      = portcullisReasonREASON_PASS_BYPASS
+	PassFirewallOff = portcullisReasonREASON_PASS_FIREWALL_OFF
+	DropBlacklisted = portcullisReasonREASON_DROP_BLACKLISTED
+	DropShort       = portcullisReasonREASON_DROP_SHORT
+	DropVLANDepth   = portcullisReasonREASON_DROP_VLAN_DEPTH
+	DropVersion     = portcullisReasonREASON_DROP_VERSION
+	Reasons         = int(portcullisReasonREASONS)
+)
+
+// String is the enum's name as counters and metrics show it: "drop_blacklisted".
+func (r portcullisReason) String() string {
+	switch r {
+	case PassUnlisted:
+		return "pass_unlisted"
+	case PassExpired:
+		return "pass_expired"
+	case PassWhitelisted:
+		return "pass_whitelisted"
+	case PassProtected:
+		return "pass_protected"
+	case PassNonIP:
+		return "pass_non_ip"
+	case PassUnspecified:
+		return "pass_unspecified"
+	case PassLinkLocal:
+		return "pass_link_local"
+	case PassNeighbour:
+		return "pass_neighbour"
+	case PassBypass:
+		return "pass_bypass"
+	case PassFirewallOff:
+		return "pass_firewall_off"
+	case DropBlacklisted:
+		return "drop_blacklisted"
+	case DropShort:
+		return "drop_short"
+	case DropVLANDepth:
+		return "drop_vlan_depth"
+	case DropVersion:
+		return "drop_version"
+	}
+	return fmt.Sprintf("reason(%d)", uint32(r))
+}
+
+// Drops reports whether packets that leave by it are dropped.
+func (r portcullisReason) Drops() bool { return r >= DropBlacklisted }
+
+// Way is the index of a counter in [MapCounters], which holds Families*Reasons of them.
+func Way(f Family, r Reason) uint32 { return uint32(f)*uint32(Reasons) + uint32(r) }

@@ -1,0 +1,58 @@
+/* SPDX-License-Identifier: GPL-2.0 OR Apache-2.0 */
+/* The maps, and the one constant that user space sets before load. */
+#ifndef MAPS_H
+#define MAPS_H
+
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+
+#include "portcullis.h"
+
+/* Room of a trie unless the loader asks for another; a trie takes memory only for what it holds. */
+#define LPM_ENTRIES (16 << 20)
+
+/* Switches and the choice of the active tries; user space writes it through mmap. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct control_words);
+} control SEC(".maps");
+
+#define LPM_TRIE(name, key_type)                                                                                       \
+	struct {                                                                                                       \
+		__uint(type, BPF_MAP_TYPE_LPM_TRIE);                                                                   \
+		__uint(map_flags, BPF_F_NO_PREALLOC);                                                                  \
+		__uint(max_entries, LPM_ENTRIES);                                                                      \
+		__type(key, struct key_type);                                                                          \
+		__type(value, struct cell);                                                                            \
+	} name SEC(".maps")
+
+/* The lists: the verdict of every prefix that either list holds. */
+LPM_TRIE(lpm_v4_a, lpm_key_v4);
+LPM_TRIE(lpm_v4_b, lpm_key_v4);
+LPM_TRIE(lpm_v6_a, lpm_key_v6);
+LPM_TRIE(lpm_v6_b, lpm_key_v6);
+
+/* One counter for every way out, per family: index WAY(family, reason). */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, FAMILIES *REASONS);
+	__type(key, __u32);
+	__type(value, struct count);
+} counters SEC(".maps");
+
+/* enum lookup_mode. User space sets it before load, so that the verifier drops the other modes' code. */
+const volatile enum lookup_mode mode = MODE_LPM;
+
+/* Keeps the enums that only the code uses in BTF, which the Go bindings are made from. Not loaded: no map of its own.
+ */
+const struct {
+	enum layout layout;
+	enum family family;
+	enum reason reason;
+	enum cell_flag cell_flag;
+} enums SEC(".enums");
+
+#endif

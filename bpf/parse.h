@@ -1,0 +1,184 @@
+/* SPDX-License-Identifier: GPL-2.0 OR Apache-2.0 */
+/*
+ * From the first byte to the source address, and no further: no L4, no extension headers, no options. Whoever reads
+ * further leaks (an unknown header ends the search) or kills innocent fragments.
+ */
+#ifndef PARSE_H
+#define PARSE_H
+
+#include <linux/if_ether.h>
+#include <linux/in.h>
+#include <linux/ip.h>
+#include <linux/ipv6.h>
+#include <bpf/bpf_endian.h>
+
+#include "verdict.h"
+
+/* Tags that are followed; a packet with more is dropped, since Linux strips any number of VID-0 tags. */
+#define VLAN_DEPTH 8
+
+#define PPP_IPV4 0x0021
+#define PPP_IPV6 0x0057
+
+struct vlan_tag {
+	__be16 tci;
+	__be16 proto;
+};
+
+struct pppoe_header {
+	__u8 version_type;
+	__u8 code;
+	__be16 session;
+	__be16 length;
+};
+
+/*
+ * Points at len bytes of the packet at offset; NULL if the packet ends before. In a packet of several fragments only
+ * the first is directly readable (and it may be empty): what lies beyond is copied to copy.
+ */
+static __always_inline const void *header(struct xdp_md *ctx, __u32 offset, __u32 len, void *copy, bool frags)
+{
+	const void *end = (const void *)(long)ctx->data_end;
+	const void *start = (const void *)(long)ctx->data + offset;
+
+	if (start + len <= end)
+		return start;
+	if (frags && !bpf_xdp_load_bytes(ctx, offset, copy, len))
+		return copy;
+	return NULL;
+}
+
+static __always_inline __u32 parse_ipv4(struct xdp_md *ctx, __u32 offset, __u32 active, bool frags)
+{
+	struct iphdr copy;
+	const struct iphdr *ip = header(ctx, offset, sizeof(*ip), &copy, frags);
+
+	if (!ip)
+		return WAY(FAMILY_IPV4, REASON_DROP_SHORT);
+	if (ip->version != 4)
+		return WAY(FAMILY_IPV4, REASON_DROP_VERSION);
+	if (!ip->saddr)
+		return WAY(FAMILY_IPV4, REASON_PASS_UNSPECIFIED);
+	return WAY(FAMILY_IPV4, judge_v4(active, ip->saddr));
+}
+
+/*
+ * Neighbour discovery must live whatever is listed, or the host falls off its link. Hop limit 255 proves that no
+ * router has forwarded it, and only the fixed header's own next header counts.
+ */
+static __always_inline bool is_neighbour(struct xdp_md *ctx, const struct ipv6hdr *ip, __u32 offset, bool frags)
+{
+	const __u8 *type;
+	__u8 copy;
+
+	if (ip->nexthdr != IPPROTO_ICMPV6 || ip->hop_limit != 255)
+		return false;
+	type = header(ctx, offset + sizeof(*ip), sizeof(*type), &copy, frags);
+	return type && *type >= 133 && *type <= 137;
+}
+
+static __always_inline __u32 parse_ipv6(struct xdp_md *ctx, __u32 offset, __u32 active, bool frags)
+{
+	struct ipv6hdr copy;
+	const struct ipv6hdr *ip = header(ctx, offset, sizeof(*ip), &copy, frags);
+	const __be32 *source;
+
+	if (!ip)
+		return WAY(FAMILY_IPV6, REASON_DROP_SHORT);
+	if (ip->version != 6)
+		return WAY(FAMILY_IPV6, REASON_DROP_VERSION);
+	source = ip->saddr.in6_u.u6_addr32;
+	if (!(source[0] | source[1] | source[2] | source[3]))
+		return WAY(FAMILY_IPV6, REASON_PASS_UNSPECIFIED);
+	if ((source[0] & bpf_htonl(0xffc00000)) == bpf_htonl(0xfe800000))
+		return WAY(FAMILY_IPV6, REASON_PASS_LINK_LOCAL);
+	if (is_neighbour(ctx, ip, offset, frags))
+		return WAY(FAMILY_IPV6, REASON_PASS_NEIGHBOUR);
+	/* ::ffff:a.b.c.d reaches sockets as the IPv4 peer a.b.c.d, so the IPv4 lists hold for it. */
+	if (!(source[0] | source[1]) && source[2] == bpf_htonl(0xffff))
+		return WAY(FAMILY_IPV6, judge_v4(active, source[3]));
+	return WAY(FAMILY_IPV6, judge_v6(active, &ip->saddr));
+}
+
+/* What Linux calls a VLAN tag, and 0x9100, which it may bridge to somebody who does. */
+static __always_inline bool is_vlan(__be16 proto)
+{
+	return proto == bpf_htons(ETH_P_8021Q) || proto == bpf_htons(ETH_P_8021AD) || proto == bpf_htons(ETH_P_QINQ1);
+}
+
+/*
+ * A PPPoE session packet. Linux accepts the PPP protocol in two bytes or, when the first is odd, in that one alone
+ * (RFC 1661, protocol field compression), whether negotiated or not: so must we.
+ */
+static __always_inline __u32 parse_pppoe(struct xdp_md *ctx, __u32 offset, __u32 active, bool frags)
+{
+	const __u8 *byte;
+	__u16 proto;
+	__u8 copy;
+
+	offset += sizeof(struct pppoe_header);
+	byte = header(ctx, offset++, sizeof(*byte), &copy, frags);
+	if (!byte)
+		return WAY(FAMILY_OTHER, REASON_DROP_SHORT);
+	proto = *byte;
+	if (!(proto & 1)) {
+		byte = header(ctx, offset++, sizeof(*byte), &copy, frags);
+		if (!byte)
+			return WAY(FAMILY_OTHER, REASON_DROP_SHORT);
+		proto = proto << 8 | *byte;
+	}
+	if (proto == PPP_IPV4)
+		return parse_ipv4(ctx, offset, active, frags);
+	if (proto == PPP_IPV6)
+		return parse_ipv6(ctx, offset, active, frags);
+	return WAY(FAMILY_OTHER, REASON_PASS_NON_IP);
+}
+
+static __always_inline __u32 parse_ethernet(struct xdp_md *ctx, __u32 active, bool frags)
+{
+	struct ethhdr eth_copy;
+	const struct ethhdr *eth = header(ctx, 0, sizeof(*eth), &eth_copy, frags);
+	__u32 offset = sizeof(*eth);
+	__be16 proto;
+
+	if (!eth)
+		return WAY(FAMILY_OTHER, REASON_DROP_SHORT);
+	proto = eth->h_proto;
+#pragma unroll
+	for (int i = 0; i < VLAN_DEPTH && is_vlan(proto); i++) {
+		struct vlan_tag tag_copy;
+		const struct vlan_tag *tag = header(ctx, offset, sizeof(*tag), &tag_copy, frags);
+
+		if (!tag)
+			return WAY(FAMILY_OTHER, REASON_DROP_SHORT);
+		proto = tag->proto;
+		offset += sizeof(*tag);
+	}
+	if (is_vlan(proto))
+		return WAY(FAMILY_OTHER, REASON_DROP_VLAN_DEPTH);
+	if (proto == bpf_htons(ETH_P_IP))
+		return parse_ipv4(ctx, offset, active, frags);
+	if (proto == bpf_htons(ETH_P_IPV6))
+		return parse_ipv6(ctx, offset, active, frags);
+	if (proto == bpf_htons(ETH_P_PPP_SES))
+		return parse_pppoe(ctx, offset, active, frags);
+	return WAY(FAMILY_OTHER, REASON_PASS_NON_IP);
+}
+
+/* A packet that begins with its IP header: only the version nibble tells the family. */
+static __always_inline __u32 parse_layer3(struct xdp_md *ctx, __u32 active, bool frags)
+{
+	const __u8 *first;
+	__u8 copy;
+
+	first = header(ctx, 0, sizeof(*first), &copy, frags);
+	if (!first)
+		return WAY(FAMILY_OTHER, REASON_DROP_SHORT);
+	if (*first >> 4 == 4)
+		return parse_ipv4(ctx, 0, active, frags);
+	if (*first >> 4 == 6)
+		return parse_ipv6(ctx, 0, active, frags);
+	return WAY(FAMILY_OTHER, REASON_PASS_NON_IP);
+}
+
+#endif

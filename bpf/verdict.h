@@ -1,0 +1,55 @@
+/* SPDX-License-Identifier: GPL-2.0 OR Apache-2.0 */
+/* The verdict on one source address. The whitelist is asked first, always. */
+#ifndef VERDICT_H
+#define VERDICT_H
+
+#include <linux/in6.h>
+
+#include "counters.h"
+
+/*
+ * The clock is read here only, at most once, and only for a deadline that neither is absent (0) nor NEVER comes:
+ * most packets never need it.
+ */
+static __always_inline enum reason judge_cell(const struct cell *cell)
+{
+	__u64 pass_until, drop_until, now = 0;
+
+	if (!cell)
+		return REASON_PASS_UNLISTED;
+	pass_until = cell->pass_until;
+	drop_until = cell->drop_until;
+	if (!pass_until && !drop_until)
+		return REASON_PASS_UNLISTED;
+
+	if (pass_until != NEVER && (pass_until || drop_until != NEVER))
+		now = bpf_ktime_get_boot_ns();
+	if (pass_until == NEVER || now < pass_until)
+		return cell->flags & CELL_PROTECTED ? REASON_PASS_PROTECTED : REASON_PASS_WHITELISTED;
+	if (drop_until == NEVER || now < drop_until)
+		return REASON_DROP_BLACKLISTED;
+	return REASON_PASS_EXPIRED;
+}
+
+/* source is in network order, as the packet has it. */
+static __always_inline enum reason judge_v4(__u32 active, __be32 source)
+{
+	struct lpm_key_v4 key = {.prefixlen = 32};
+
+	__builtin_memcpy(key.addr, &source, sizeof(key.addr));
+	if (active)
+		return judge_cell(bpf_map_lookup_elem(&lpm_v4_b, &key));
+	return judge_cell(bpf_map_lookup_elem(&lpm_v4_a, &key));
+}
+
+static __always_inline enum reason judge_v6(__u32 active, const struct in6_addr *source)
+{
+	struct lpm_key_v6 key = {.prefixlen = 128};
+
+	__builtin_memcpy(key.addr, source, sizeof(key.addr));
+	if (active)
+		return judge_cell(bpf_map_lookup_elem(&lpm_v6_b, &key));
+	return judge_cell(bpf_map_lookup_elem(&lpm_v6_a, &key));
+}
+
+#endif
