@@ -5,8 +5,13 @@
 
 #include "maps.h"
 
-/* A way out: what was decided about a packet of which family. Also the index of its counter. */
-#define WAY(family, reason) ((__u32)((family) * REASONS + (reason)))
+/* A way out: what was decided about a packet, and of which family that is. */
+struct way {
+	enum family family;
+	enum reason reason;
+};
+
+#define WAY(family, reason) ((struct way){family, reason})
 
 /* Length of the packet, fragments included. */
 static __always_inline __u64 packet_bytes(struct xdp_md *ctx, bool frags)
@@ -20,15 +25,16 @@ static __always_inline __u64 packet_bytes(struct xdp_md *ctx, bool frags)
  * Counts the way and turns it into an XDP action. Counters are per CPU, and XDP does not interrupt itself on one, so
  * plain additions lose nothing.
  */
-static __always_inline int leave(struct xdp_md *ctx, __u32 way, bool frags)
+static __always_inline int leave(struct xdp_md *ctx, struct way way, bool frags)
 {
-	struct count *count = bpf_map_lookup_elem(&counters, &way);
+	__u32 index = way.family * REASONS + way.reason;
+	struct count *count = bpf_map_lookup_elem(&counters, &index);
 
 	if (count) {
 		count->packets++;
 		count->bytes += packet_bytes(ctx, frags);
 	}
-	return way % REASONS >= REASON_DROP_BLACKLISTED ? XDP_DROP : XDP_PASS;
+	return way.reason >= REASON_DROP_BLACKLISTED ? XDP_DROP : XDP_PASS;
 }
 
 #endif

@@ -11,6 +11,8 @@
 /* Room of a trie unless the loader asks for another; a trie takes memory only for what it holds. */
 #define LPM_ENTRIES (16 << 20)
 
+#define COUNTERS (FAMILIES * REASONS)
+
 /* Switches and the choice of the active tries; user space writes it through mmap. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -35,10 +37,10 @@ LPM_TRIE(lpm_v4_b, lpm_key_v4);
 LPM_TRIE(lpm_v6_a, lpm_key_v6);
 LPM_TRIE(lpm_v6_b, lpm_key_v6);
 
-/* One counter for every way out, per family: index WAY(family, reason). */
+/* One counter for every way out, per family: index family * REASONS + reason. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, FAMILIES *REASONS);
+	__uint(max_entries, COUNTERS);
 	__type(key, __u32);
 	__type(value, struct count);
 } counters SEC(".maps");
@@ -46,8 +48,7 @@ struct {
 /* enum lookup_mode. User space sets it before load, so that the verifier drops the other modes' code. */
 const volatile enum lookup_mode mode = MODE_LPM;
 
-/* Keeps the enums that only the code uses in BTF, which the Go bindings are made from. Not loaded: no map of its own.
- */
+/* Keeps the enums that only code uses in BTF, which the Go bindings are made from. Not loaded. */
 const struct {
 	enum layout layout;
 	enum family family;

@@ -48,7 +48,7 @@ static __always_inline const void *header(struct xdp_md *ctx, __u32 offset, __u3
 	return NULL;
 }
 
-static __always_inline __u32 parse_ipv4(struct xdp_md *ctx, __u32 offset, __u32 active, bool frags)
+static __always_inline struct way parse_ipv4(struct xdp_md *ctx, __u32 offset, __u32 active, bool frags)
 {
 	struct iphdr copy;
 	const struct iphdr *ip = header(ctx, offset, sizeof(*ip), &copy, frags);
@@ -77,7 +77,7 @@ static __always_inline bool is_neighbour(struct xdp_md *ctx, const struct ipv6hd
 	return type && *type >= 133 && *type <= 137;
 }
 
-static __always_inline __u32 parse_ipv6(struct xdp_md *ctx, __u32 offset, __u32 active, bool frags)
+static __always_inline struct way parse_ipv6(struct xdp_md *ctx, __u32 offset, __u32 active, bool frags)
 {
 	struct ipv6hdr copy;
 	const struct ipv6hdr *ip = header(ctx, offset, sizeof(*ip), &copy, frags);
@@ -106,79 +106,87 @@ static __always_inline bool is_vlan(__be16 proto)
 	return proto == bpf_htons(ETH_P_8021Q) || proto == bpf_htons(ETH_P_8021AD) || proto == bpf_htons(ETH_P_QINQ1);
 }
 
+/* Where the network header begins and which it is; or, when it was not found, why. */
+struct network {
+	__u32 offset;
+	__be16 proto;
+	enum reason refused;
+};
+
+static __always_inline bool refuse(struct network *net, enum reason reason)
+{
+	net->refused = reason;
+	return false;
+}
+
 /*
- * A PPPoE session packet. Linux accepts the PPP protocol in two bytes or, when the first is odd, in that one alone
+ * A PPPoE session packet. Linux takes the PPP protocol in two bytes or, when the first is odd, in that one alone
  * (RFC 1661, protocol field compression), whether negotiated or not: so must we.
  */
-static __always_inline __u32 parse_pppoe(struct xdp_md *ctx, __u32 offset, __u32 active, bool frags)
+static __always_inline bool find_pppoe(struct xdp_md *ctx, struct network *net, bool frags)
 {
 	const __u8 *byte;
 	__u16 proto;
 	__u8 copy;
 
-	offset += sizeof(struct pppoe_header);
-	byte = header(ctx, offset++, sizeof(*byte), &copy, frags);
+	net->offset += sizeof(struct pppoe_header);
+	byte = header(ctx, net->offset++, sizeof(*byte), &copy, frags);
 	if (!byte)
-		return WAY(FAMILY_OTHER, REASON_DROP_SHORT);
+		return refuse(net, REASON_DROP_SHORT);
 	proto = *byte;
 	if (!(proto & 1)) {
-		byte = header(ctx, offset++, sizeof(*byte), &copy, frags);
+		byte = header(ctx, net->offset++, sizeof(*byte), &copy, frags);
 		if (!byte)
-			return WAY(FAMILY_OTHER, REASON_DROP_SHORT);
+			return refuse(net, REASON_DROP_SHORT);
 		proto = proto << 8 | *byte;
 	}
 	if (proto == PPP_IPV4)
-		return parse_ipv4(ctx, offset, active, frags);
-	if (proto == PPP_IPV6)
-		return parse_ipv6(ctx, offset, active, frags);
-	return WAY(FAMILY_OTHER, REASON_PASS_NON_IP);
+		net->proto = bpf_htons(ETH_P_IP);
+	else if (proto == PPP_IPV6)
+		net->proto = bpf_htons(ETH_P_IPV6);
+	return true;
 }
 
-static __always_inline __u32 parse_ethernet(struct xdp_md *ctx, __u32 active, bool frags)
+static __always_inline bool find_ethernet(struct xdp_md *ctx, struct network *net, bool frags)
 {
 	struct ethhdr eth_copy;
 	const struct ethhdr *eth = header(ctx, 0, sizeof(*eth), &eth_copy, frags);
-	__u32 offset = sizeof(*eth);
-	__be16 proto;
 
 	if (!eth)
-		return WAY(FAMILY_OTHER, REASON_DROP_SHORT);
-	proto = eth->h_proto;
+		return refuse(net, REASON_DROP_SHORT);
+	net->proto = eth->h_proto;
+	net->offset = sizeof(*eth);
 #pragma unroll
-	for (int i = 0; i < VLAN_DEPTH && is_vlan(proto); i++) {
+	for (int i = 0; i < VLAN_DEPTH && is_vlan(net->proto); i++) {
 		struct vlan_tag tag_copy;
-		const struct vlan_tag *tag = header(ctx, offset, sizeof(*tag), &tag_copy, frags);
+		const struct vlan_tag *tag = header(ctx, net->offset, sizeof(*tag), &tag_copy, frags);
 
 		if (!tag)
-			return WAY(FAMILY_OTHER, REASON_DROP_SHORT);
-		proto = tag->proto;
-		offset += sizeof(*tag);
+			return refuse(net, REASON_DROP_SHORT);
+		net->proto = tag->proto;
+		net->offset += sizeof(*tag);
 	}
-	if (is_vlan(proto))
-		return WAY(FAMILY_OTHER, REASON_DROP_VLAN_DEPTH);
-	if (proto == bpf_htons(ETH_P_IP))
-		return parse_ipv4(ctx, offset, active, frags);
-	if (proto == bpf_htons(ETH_P_IPV6))
-		return parse_ipv6(ctx, offset, active, frags);
-	if (proto == bpf_htons(ETH_P_PPP_SES))
-		return parse_pppoe(ctx, offset, active, frags);
-	return WAY(FAMILY_OTHER, REASON_PASS_NON_IP);
+	if (is_vlan(net->proto))
+		return refuse(net, REASON_DROP_VLAN_DEPTH);
+	if (net->proto == bpf_htons(ETH_P_PPP_SES))
+		return find_pppoe(ctx, net, frags);
+	return true;
 }
 
 /* A packet that begins with its IP header: only the version nibble tells the family. */
-static __always_inline __u32 parse_layer3(struct xdp_md *ctx, __u32 active, bool frags)
+static __always_inline bool find_layer3(struct xdp_md *ctx, struct network *net, bool frags)
 {
 	const __u8 *first;
 	__u8 copy;
 
 	first = header(ctx, 0, sizeof(*first), &copy, frags);
 	if (!first)
-		return WAY(FAMILY_OTHER, REASON_DROP_SHORT);
+		return refuse(net, REASON_DROP_SHORT);
 	if (*first >> 4 == 4)
-		return parse_ipv4(ctx, 0, active, frags);
-	if (*first >> 4 == 6)
-		return parse_ipv6(ctx, 0, active, frags);
-	return WAY(FAMILY_OTHER, REASON_PASS_NON_IP);
+		net->proto = bpf_htons(ETH_P_IP);
+	else if (*first >> 4 == 6)
+		net->proto = bpf_htons(ETH_P_IPV6);
+	return true;
 }
 
 #endif

@@ -1,4 +1,4 @@
-// go:build ignore
+//go:build ignore
 /* SPDX-License-Identifier: GPL-2.0 OR Apache-2.0 */
 /* The entry programs: one body, for devices with and without an Ethernet header, with and without fragments. */
 #include <stdbool.h>
@@ -8,25 +8,38 @@
 
 char LICENSE[] SEC("license") = "GPL";
 
+static __always_inline struct way judge(struct xdp_md *ctx, const struct control_words *words, bool layer3, bool frags)
+{
+	struct network net = {};
+	bool found;
+
+	if (words->bypass)
+		return WAY(FAMILY_OTHER, REASON_PASS_BYPASS);
+	if (words->firewall_off)
+		return WAY(FAMILY_OTHER, REASON_PASS_FIREWALL_OFF);
+	found = layer3 ? find_layer3(ctx, &net, frags) : find_ethernet(ctx, &net, frags);
+	if (!found)
+		return WAY(FAMILY_OTHER, net.refused);
+	if (net.proto == bpf_htons(ETH_P_IP))
+		return parse_ipv4(ctx, net.offset, words->active, frags);
+	if (net.proto == bpf_htons(ETH_P_IPV6))
+		return parse_ipv6(ctx, net.offset, words->active, frags);
+	return WAY(FAMILY_OTHER, REASON_PASS_NON_IP);
+}
+
 static __always_inline int enter(struct xdp_md *ctx, bool layer3, bool frags)
 {
-	const volatile struct control_words *words;
-	__u32 active, way, zero = 0;
+	const struct control_words *words;
+	__u32 zero = 0;
 
-	/* The index of a later version has its place here; until then nothing but MODE_LPM may load. */
+	/* The index of a later version has its place here; until then no verifier lets another mode load. */
 	if (mode != MODE_LPM)
 		*(volatile __u32 *)0 = mode;
 
 	words = bpf_map_lookup_elem(&control, &zero);
 	if (!words)
 		return XDP_PASS; /* cannot happen: an array's element is never absent */
-	if (words->bypass)
-		return leave(ctx, WAY(FAMILY_OTHER, REASON_PASS_BYPASS), frags);
-	if (words->firewall_off)
-		return leave(ctx, WAY(FAMILY_OTHER, REASON_PASS_FIREWALL_OFF), frags);
-	active = words->active;
-	way = layer3 ? parse_layer3(ctx, active, frags) : parse_ethernet(ctx, active, frags);
-	return leave(ctx, way, frags);
+	return leave(ctx, judge(ctx, words, layer3, frags), frags);
 }
 
 /* Linux 5.15. */

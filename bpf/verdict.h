@@ -7,10 +7,13 @@
 
 #include "counters.h"
 
-/*
- * The clock is read here only, at most once, and only for a deadline that neither is absent (0) nor NEVER comes:
- * most packets never need it.
- */
+/* Whether a deadline depends on the clock. */
+static __always_inline bool ends(__u64 deadline)
+{
+	return deadline != 0 && deadline != NEVER;
+}
+
+/* The clock is read here only, at most once, and only when the verdict depends on it: most packets never need it. */
 static __always_inline enum reason judge_cell(const struct cell *cell)
 {
 	__u64 pass_until, drop_until, now = 0;
@@ -22,7 +25,7 @@ static __always_inline enum reason judge_cell(const struct cell *cell)
 	if (!pass_until && !drop_until)
 		return REASON_PASS_UNLISTED;
 
-	if (pass_until != NEVER && (pass_until || drop_until != NEVER))
+	if (ends(pass_until) || (pass_until != NEVER && ends(drop_until)))
 		now = bpf_ktime_get_boot_ns();
 	if (pass_until == NEVER || now < pass_until)
 		return cell->flags & CELL_PROTECTED ? REASON_PASS_PROTECTED : REASON_PASS_WHITELISTED;
