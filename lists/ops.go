@@ -11,7 +11,7 @@ const (
 	OpDeleteKey                  // take one Key off (one source only)
 	OpClear                      // empty List
 	OpClearSources               // remove the entries of Sources from List
-	OpSet                        // replace the switches (Settings)
+	OpSet                        // replace the switches (Settings): Changed, or Unchanged if they are so already
 )
 
 // Operation is one step of a [Batch]. Which fields count depends on Op.
@@ -24,7 +24,7 @@ type Operation struct {
 	Settings func(Settings) Settings // OpSet: must be pure
 }
 
-// Batch is applied whole or not at all, in order.
+// Batch is applied whole or not at all, in order. [ApplyOps] says what each operation means.
 type Batch struct {
 	Ops []Operation
 	// By is who asks, for the history: "admin", "root", "abs".
@@ -43,14 +43,14 @@ const (
 	Deleted                      // OpDelete, OpDeleteKey: at least one entry removed
 	NotFound                     // OpDelete, OpDeleteKey: nothing there
 	Cleared                      // OpClear, OpClearSources; Count says how many
-	Changed                      // OpSet
+	Changed                      // OpSet: the switches are different now
 )
 
 // Result says what a batch came to, in the order of its operations.
 type Result struct {
 	Generation uint64 // of the snapshot that holds the batch; the present one if nothing changed
 	Outcomes   []Outcome
-	Counts     []int // entries an operation removed or added
+	Counts     []int // entries an operation removed or added (Replaced and Unchanged: 0)
 }
 
 // Update tells a reader what happened since the generation it last saw.
