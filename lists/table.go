@@ -25,7 +25,7 @@ type table struct {
 // Leaf sizes: with the word in front, a page and its header fill an allocation of 16 KiB.
 const (
 	pageLen  = 255
-	shardMax = 512
+	shardMax = 256
 	depthMax = 24 // a shard at this depth grows instead of splitting
 )
 
