@@ -1,0 +1,57 @@
+# `make` alone lists the targets. CONTRIBUTING.md says when to use which.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+VERSION ?= $(shell git describe --tags --always 2>/dev/null || echo unknown)
+FUZZTIME ?= 10s
+# Packages whose goroutines are worth the race detector, and that stay quick under it.
+RACE := ./lists/... ./loader/compile/... ./userspace/...
+
+.PHONY: help build demo test test-race test-kernels verify generate fuzz install uninstall clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: ## build bin/portcullis and bin/cli.sh
+	@mkdir -p bin
+	CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags '-s -w -X main.version=$(VERSION)' -o bin/portcullis ./cmd/portcullis
+	@cmp -s deploy/cli.sh bin/cli.sh || install -m 0755 deploy/cli.sh bin/cli.sh
+
+demo: build ## show the seed's commands drop and pass real packets (root; about 10 s)
+	@go build -o bin/demo ./testenv/demo
+	@exec bin/demo
+
+test: build ## run every test, older kernels included (root; REQUIRE_ROOT=1 forbids skipping)
+	@.ci/deps test
+	go test -count=1 -timeout 20m ./...
+	@$(MAKE) test-race
+	@$(MAKE) test-kernels
+
+test-race: ## run the tests of the packages that share memory under the race detector
+	CGO_ENABLED=1 go test -race -count=1 -timeout 10m $(RACE)
+
+test-kernels: ## run the packet tables on Linux 6.1 and 6.12 in QEMU
+	@.ci/deps kernels
+	.ci/kernels
+
+verify: ## check what a machine can check of the sources: generated files, formats, analysers, house rules
+	@.ci/deps verify
+	@.ci/verify
+
+generate: ## regenerate the BPF objects and the documents made from the sources
+	@.ci/deps verify
+	go generate ./...
+
+fuzz: ## run each fuzz target for FUZZTIME (10s)
+	@FUZZTIME=$(FUZZTIME) .ci/fuzz
+
+install: build ## install below DESTDIR (default /): binary, cli.sh, man page, completions, unit, configuration
+	@deploy/install.sh
+
+uninstall: ## remove what install put in place; lists and configuration stay
+	@deploy/install.sh uninstall
+
+clean: ## remove what was built
+	rm -rf bin
