@@ -1,0 +1,95 @@
+package main
+
+import (
+	"fmt"
+	"log/slog"
+	"os/signal"
+	"slices"
+	"strings"
+	"syscall"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+
+	"github.com/portcullis/portcullis/userspace"
+)
+
+func runServe(c *call) error {
+	conf, err := c.config()
+	if err != nil {
+		return err
+	}
+	conf.Level = new(slog.LevelVar)
+	if conf.LogLevel != "" {
+		if err := conf.Level.UnmarshalText([]byte(conf.LogLevel)); err != nil {
+			return &usageError{"--log-level: " + err.Error(), "one of " + wordList(logLevels)}
+		}
+	}
+	log := slog.New(slog.NewTextHandler(c.err, &slog.HandlerOptions{Level: conf.Level}))
+	ctx, stop := signal.NotifyContext(c.ctx, syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	err = userspace.Run(ctx, conf, buildVersion(), log, func() { notify(log, daemon.SdNotifyReady) })
+	notify(log, daemon.SdNotifyStopping)
+	return err
+}
+
+// notify tells systemd, if it started us.
+func notify(log *slog.Logger, state string) {
+	if _, err := daemon.SdNotify(false, state); err != nil {
+		log.Warn("systemd was not told", "state", state, "error", err)
+	}
+}
+
+// config is what serve runs with: flags over environment over file over defaults.
+func (c *call) config() (userspace.Config, error) {
+	conf := userspace.DefaultConfig()
+	if file := c.cli.String("config"); file != "" {
+		var err error
+		if conf, err = userspace.LoadConfig(file); err != nil {
+			return conf, err
+		}
+	}
+	for name, field := range map[string]*string{
+		"mode": &conf.Mode, "state-dir": &conf.StateDir, "socket": &conf.Socket, "pin-dir": &conf.PinDir, "log-level": &conf.LogLevel,
+	} {
+		if v := c.cli.String(name); v != "" {
+			*field = v
+		} else if slices.Contains(c.cli.LocalFlagNames(), name) && findFlag(name).env == "" {
+			return conf, &usageError{fmt.Sprintf("--%s is empty", name), seeHelp(c.cmd)}
+		}
+	}
+	if c.cli.IsSet("interface") {
+		conf.Interfaces = c.cli.StringSlice("interface")
+	}
+	return conf, nil
+}
+
+// pinDir is where detach and bypass look.
+func (c *call) pinDir() string {
+	if dir := c.cli.String("pin-dir"); dir != "" {
+		return dir
+	}
+	return userspace.DefaultConfig().PinDir
+}
+
+func runDetach(c *call) error {
+	ifaces, err := userspace.Detach(c.pinDir(), c.cli.Args().Slice()...)
+	for _, name := range ifaces {
+		fmt.Fprintf(c.out, "%s detached\n", name)
+	}
+	if err == nil && len(ifaces) == 0 {
+		fmt.Fprintln(c.out, "Nothing was attached")
+	}
+	return err
+}
+
+func runBypass(c *call) error {
+	on := c.arg(0) == "on"
+	if err := userspace.Bypass(c.pinDir(), on); err != nil {
+		return err
+	}
+	fmt.Fprintf(c.out, "Bypass is now %s\n", strings.ToLower(c.arg(0)))
+	if on {
+		c.note("every packet passes, whatever is listed, until: portcullis bypass off")
+	}
+	return nil
+}

@@ -1,0 +1,183 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/portcullis/portcullis/lists"
+	"github.com/portcullis/portcullis/userspace/control"
+)
+
+// listNoun is one of the two lists, as the list commands name it.
+type listNoun lists.List
+
+const (
+	whitelist = listNoun(lists.Whitelist)
+	blacklist = listNoun(lists.Blacklist)
+)
+
+// word is the list in the words of the commands: "whitelist".
+func (l listNoun) word() string { return lists.List(l).String() }
+
+// title begins a heading: "Whitelist".
+func (l listNoun) title() string { return strings.ToUpper(l.word()[:1]) + l.word()[1:] }
+
+// identifier reads KIND [NAME] VALUE. What the canonical form leaves out is said on standard error.
+func (c *call) identifier() (lists.ID, error) {
+	k, err := lists.ParseKind(c.arg(0))
+	if err != nil {
+		return lists.ID{}, err
+	}
+	name, value := "", c.arg(1)
+	if k.Named() {
+		name, value = c.arg(1), c.arg(2)
+	}
+	id, note, err := lists.ParseID(k, name, value)
+	if err != nil {
+		return lists.ID{}, err
+	}
+	if note != "" {
+		c.note(note)
+	}
+	return id, nil
+}
+
+// operation is the wire form of something done to one identifier.
+func (l listNoun) operation(op string, id lists.ID) control.Operation {
+	return control.Operation{Op: op, List: l.word(), Kind: id.Kind.String(), Name: id.Name, Value: id.Value}
+}
+
+func (l listNoun) add(c *call) error {
+	id, err := c.identifier()
+	if err != nil {
+		return err
+	}
+	op := l.operation("add", id)
+	op.Reason, op.Comment = c.cli.String("reason"), c.cli.String("comment")
+	if err := c.end(&op); err != nil {
+		return err
+	}
+	outcome, err := c.apply(op)
+	if err != nil {
+		return err
+	}
+	text := map[lists.Outcome]string{
+		lists.Added: "added to", lists.Replaced: "updated in", lists.Unchanged: "already in",
+	}[outcome]
+	if text == "" {
+		return fmt.Errorf("add %s: the daemon answered %q: is it of another version?", id, outcome)
+	}
+	fmt.Fprintf(c.out, "%s %s %s\n", id, text, l.word())
+	return nil
+}
+
+// end reads --for and --until.
+func (c *call) end(op *control.Operation) error {
+	duration, until := c.cli.IsSet("for"), c.cli.IsSet("until")
+	switch {
+	case duration && until:
+		return &usageError{"--for and --until exclude each other", "give one of them"}
+	case duration:
+		d, err := lists.ParseFor(c.cli.String("for"))
+		op.For = int64(d / time.Second)
+		return err
+	case until:
+		t, err := lists.ParseUntil(c.cli.String("until"), time.Now(), time.Local)
+		op.Until = t.Format(time.RFC3339)
+		return err
+	}
+	return nil
+}
+
+func (l listNoun) delete(c *call) error {
+	id, err := c.identifier()
+	if err != nil {
+		return err
+	}
+	outcome, err := c.apply(l.operation("delete", id))
+	if err != nil {
+		return err
+	}
+	if outcome == lists.NotFound {
+		return &control.Error{Code: control.CodeNotFound,
+			Message: fmt.Sprintf("%s is not in %s", id, l.word()),
+			Hint:    fmt.Sprintf("view_%s shows what is; a member of a listed CIDR is no entry of its own", l.word())}
+	}
+	fmt.Fprintf(c.out, "%s deleted from %s\n", id, l.word())
+	return nil
+}
+
+// prompt is what the seed asks before a clear; the whitelist's ends in a space, the blacklist's does not.
+func (l listNoun) prompt() string {
+	p := fmt.Sprintf("This will delete all %s Attacks, Are you sure (y/n) :", l.word())
+	if l == whitelist {
+		p += " "
+	}
+	return p
+}
+
+func (l listNoun) clear(c *call) error {
+	cl, err := c.client()
+	if err != nil {
+		return err
+	}
+	st, err := cl.Status(c.ctx) // nobody is asked while no daemon is there to do it
+	if err != nil {
+		return err
+	}
+	c.out.WriteString(l.prompt())
+	if err := c.out.Flush(); err != nil {
+		return &outputError{err}
+	}
+	if answer, err := readLine(c.in); err != nil || !isYes(answer) {
+		c.out.WriteString("Action canceled\n")
+		return nil
+	}
+	if _, err := c.applyWith(cl, control.Operation{Op: "clear", List: l.word()}); err != nil {
+		return err
+	}
+	fmt.Fprintf(c.out, "%s cleared\n", l.title())
+	if l == blacklist {
+		c.noteRefill(st.Settings)
+	}
+	return nil
+}
+
+func isYes(answer string) bool {
+	a := strings.ToLower(strings.TrimSpace(answer))
+	return a == "y" || a == "yes"
+}
+
+// noteRefill says which enabled detectors will fill the blacklist again.
+func (c *call) noteRefill(on lists.Settings) {
+	if on.ABS && on.ABSAttack {
+		c.note("ABS attack is enabled and will fill the blacklist again; to stop it: disable_abs_attack")
+	}
+	if on.ASEDetectedAttack {
+		c.note("ASE detected attack is enabled and will fill the blacklist again; to stop it: disable_ase_detected_attack")
+	}
+}
+
+// apply logs in and sends operations as one batch. It shows the daemon's notes and returns the first outcome.
+func (c *call) apply(ops ...control.Operation) (lists.Outcome, error) {
+	cl, err := c.client()
+	if err != nil {
+		return 0, err
+	}
+	return c.applyWith(cl, ops...)
+}
+
+func (c *call) applyWith(cl *control.Client, ops ...control.Operation) (lists.Outcome, error) {
+	reply, err := cl.Apply(c.ctx, ops, c.cli.StringSlice("accept-risk")...)
+	if err != nil {
+		return 0, err
+	}
+	if len(reply.Outcomes) != len(ops) {
+		return 0, fmt.Errorf("the daemon answered %d of %d operations: is it of another version?", len(reply.Outcomes), len(ops))
+	}
+	for _, n := range reply.Notes {
+		c.note(n)
+	}
+	return reply.Outcomes[0], nil
+}

@@ -1,0 +1,358 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+)
+
+// word is one of the fixed words an argument may be.
+type word struct {
+	text  string
+	help  string
+	alias bool // accepted, but not offered by help and completion
+}
+
+// arg is one place in a command's arguments.
+type arg struct {
+	name     string
+	help     string
+	optional bool
+	repeat   bool   // any number from here on; only in the last place
+	words    []word // nil: any text
+}
+
+// kind is a sort of client identifier and the values that follow it on the command line.
+type kind struct {
+	name   string
+	values []string
+	help   string
+}
+
+// kinds are those of the seed, in its order.
+var kinds = []kind{
+	{"ip", []string{"ADDRESS"}, "an IPv4 or IPv6 address or CIDR"},
+	{"cookie", []string{"NAME", "VALUE"}, "a session cookie"},
+	{"token", []string{"VALUE"}, "an OAuth2 token"},
+	{"api_key", []string{"NAME", "VALUE"}, "an API key in a header or query parameter"},
+	{"username", []string{"VALUE"}, "a user name; one with spaces in quotes"},
+}
+
+// findKind returns the kind of that name, or nil.
+func findKind(name string) *kind {
+	for i := range kinds {
+		if kinds[i].name == name {
+			return &kinds[i]
+		}
+	}
+	return nil
+}
+
+// usage is the kind with its values: "cookie NAME VALUE".
+func (k kind) usage() string { return k.name + " " + strings.Join(k.values, " ") }
+
+// takes says what follows a flag.
+type takes uint8
+
+const (
+	takesNothing takes = iota
+	takesValue
+	takesOptional // -p: a value or a prompt, see parser.password
+)
+
+// flagDef is one flag. A name means the same everywhere.
+type flagDef struct {
+	name   string
+	short  string
+	takes  takes
+	value  string // what stands for the value in help
+	help   string
+	env    string
+	many   bool // may be given more than once
+	secret bool
+	words  []word // what completion offers
+	file   bool   // completion offers files
+}
+
+// label is the flag as help shows it: "-o, --output FORMAT".
+func (f flagDef) label() string {
+	s := "--" + f.name
+	if f.short != "" {
+		s = "-" + f.short + ", " + s
+	}
+	switch f.takes {
+	case takesValue:
+		s += " " + f.value
+	case takesOptional:
+		s += " [" + f.value + "]"
+	}
+	return s
+}
+
+// flags are all flags there are. The groups below say which command takes which.
+var flags = []flagDef{
+	{name: "user", short: "u", takes: takesValue, value: "USER", help: "log in as USER; with a password alone: admin"},
+	{name: "password", short: "p", takes: takesOptional, value: "PASSWORD", secret: true,
+		help: "the password; without a value it is asked for"},
+	{name: "password-file", takes: takesValue, value: "FILE", file: true, help: "read the password from the first line of FILE"},
+	{name: "socket", takes: takesValue, value: "PATH", file: true, env: "PORTCULLIS_SOCKET", help: "the daemon's socket"},
+	{name: "output", short: "o", takes: takesValue, value: "FORMAT", help: "text (as the seed prints it) or json",
+		words: []word{{text: "text"}, {text: "json"}}},
+	{name: "for", takes: takesValue, value: "DURATION", help: "end the entry after DURATION: 90s, 15m, 4h, 30d, 2w"},
+	{name: "until", takes: takesValue, value: "TIME",
+		help: "end the entry at TIME: 2030-01-31T18:00:00Z, or 2030-01-31 18:00 in local time"},
+	{name: "reason", takes: takesValue, value: "TEXT", help: "say why"},
+	{name: "comment", takes: takesValue, value: "TEXT", help: "a note for colleagues"},
+	{name: "accept-risk", takes: takesValue, value: "RISK", many: true,
+		help: "do it although the named risk stands (the refusal names it); may be repeated"},
+	{name: "limit", takes: takesValue, value: "N", help: "show at most N events, the newest; 0 shows all (default 100)"},
+	{name: "interface", takes: takesValue, value: "IF[,IF...]", many: true, help: "guard these network interfaces"},
+	{name: "mode", takes: takesValue, value: "MODE", help: "how to attach: native, generic or native-then-generic",
+		words: []word{{text: "native"}, {text: "generic"}, {text: "native-then-generic"}}},
+	{name: "state-dir", takes: takesValue, value: "DIR", file: true, env: "PORTCULLIS_STATE_DIR", help: "where the lists are kept"},
+	{name: "pin-dir", takes: takesValue, value: "DIR", file: true, env: "PORTCULLIS_PIN_DIR",
+		help: "where program, links and maps are pinned"},
+	{name: "config", takes: takesValue, value: "FILE", file: true, help: "read a TOML file; flags and environment win over it"},
+	{name: "log-level", takes: takesValue, value: "LEVEL", help: "debug, info, warn or error", words: logLevels[:4]},
+	{name: "help", short: "h", takes: takesNothing, help: "show help of the command"},
+}
+
+// The flags that go together.
+var (
+	loginFlags  = []string{"user", "password", "password-file", "socket"}
+	viewFlags   = append([]string{"output"}, loginFlags...)
+	changeFlags = append([]string{"accept-risk"}, loginFlags...)
+	addFlags    = append([]string{"for", "until", "reason", "comment"}, changeFlags...)
+	serveFlags  = []string{"interface", "mode", "state-dir", "socket", "pin-dir", "config", "log-level"}
+	rescueFlags = []string{"pin-dir", "socket"}
+)
+
+// findFlag returns the flag of that long or short name, or nil.
+func findFlag(name string) *flagDef {
+	for i := range flags {
+		if flags[i].name == name || flags[i].short != "" && flags[i].short == name {
+			return &flags[i]
+		}
+	}
+	return nil
+}
+
+// command is one row of the table.
+type command struct {
+	name  string
+	group string
+	args  []arg
+	kind  bool // takes KIND and its values instead of args
+	flags []string
+	short string   // one line
+	long  []string // paragraphs
+	run   func(*call) error
+}
+
+// allows reports whether the command takes the flag.
+func (c *command) allows(flag string) bool {
+	for _, f := range c.flags {
+		if f == flag {
+			return true
+		}
+	}
+	return flag == "help"
+}
+
+// synopsis is the command with its arguments: "view_blacklist [FILTER]".
+func (c *command) synopsis() string {
+	s := c.name
+	if c.kind {
+		return s + " KIND [NAME] VALUE"
+	}
+	for _, a := range c.args {
+		n := a.name
+		if shown := shown(a.words); len(shown) > 0 && len(shown) <= 3 {
+			n = strings.Join(shown, "|")
+		}
+		if a.repeat {
+			n += "..."
+		}
+		if a.optional {
+			n = "[" + n + "]"
+		}
+		s += " " + n
+	}
+	return s
+}
+
+// wordList joins the words that are offered: "on or off".
+func wordList(words []word) string {
+	texts := shown(words)
+	if len(texts) == 0 {
+		return ""
+	}
+	last := len(texts) - 1
+	return strings.TrimPrefix(strings.Join(texts[:last], ", ")+" or "+texts[last], " or ")
+}
+
+// shown are the words that help and completion offer.
+func shown(words []word) []string {
+	var texts []string
+	for _, w := range words {
+		if !w.alias {
+			texts = append(texts, w.text)
+		}
+	}
+	return texts
+}
+
+// findCommand returns the command of that name, or nil.
+func findCommand(table []*command, name string) *command {
+	for _, c := range table {
+		if c.name == name {
+			return c
+		}
+	}
+	return nil
+}
+
+// The groups, in the order in which help shows them.
+const (
+	groupLists    = "Lists"
+	groupSwitches = "Switches"
+	groupNode     = "Node"
+	groupDaemon   = "Daemon"
+	groupShell    = "Shell"
+)
+
+var groups = []string{groupLists, groupSwitches, groupNode, groupDaemon, groupShell}
+
+// filters are the arguments of view_blacklist.
+var filters = []word{
+	{text: "all", help: "every section (also without FILTER)"},
+	{text: "manual", help: "added by command"},
+	{text: "abs_detected", help: "found by ABS"},
+	{text: "abs_generated", help: "the same", alias: true},
+	{text: "decoy", help: "touched a decoy API"},
+	{text: "invalid_protocol", help: "protocol violations"},
+	{text: "invalid_method", help: "method violations"},
+	{text: "invalid_content_type", help: "content-type violations"},
+	{text: "missing_token", help: "requests without a mandatory token"},
+}
+
+// logLevels are the arguments of log_level.
+var logLevels = []word{
+	{text: "debug"}, {text: "info"}, {text: "warn"}, {text: "error"},
+	{text: "fatal", help: "kept as error", alias: true},
+}
+
+// onOff are the arguments of bypass.
+var onOff = []word{{text: "on", help: "every packet passes"}, {text: "off", help: "the lists are enforced again"}}
+
+// shells are the arguments of completion.
+var shells = []word{{text: "bash"}, {text: "zsh"}, {text: "fish"}}
+
+// commands builds the table. The list commands and the switches differ only in their nouns, so they are made.
+func commands() []*command {
+	table := listCommands()
+	for _, s := range switches {
+		table = append(table, s.command(true), s.command(false))
+	}
+	table = append(table, nodeCommands()...)
+	table = append(table, daemonCommands()...)
+	return append(table, shellCommands()...)
+}
+
+func listCommands() []*command {
+	var table []*command
+	for _, l := range []listNoun{whitelist, blacklist} {
+		var filter []arg
+		viewLong := []string{"An empty list prints: No Whitelist"}
+		if l == blacklist {
+			filter = []arg{{name: "FILTER", optional: true, words: filters, help: "which section"}}
+			viewLong = []string{"Sections with nothing in them are left out; nothing to show at all prints: No Blacklist"}
+		}
+		clearLong := []string{
+			"Asks on standard output and reads one line from standard input: y or yes clears; anything else, or the end of " +
+				"input, prints Action canceled and exits 0. At a terminal the answer's own Enter ends the prompt's line; " +
+				"from a pipe the answer's text follows the prompt on the same line.",
+		}
+		if l == blacklist {
+			clearLong = append(clearLong, "Where ABS or real-time detection is enabled it will fill the list again; "+
+				"a note on standard error says so.")
+		}
+		table = append(table,
+			&command{name: "add_" + l.word(), group: groupLists, kind: true, flags: addFlags, run: l.add,
+				short: fmt.Sprintf("Add an identifier to the %s", l.word()),
+				long: []string{
+					"Flags go before KIND or after the values. What stands in a value's place is the value, whatever it begins with.",
+					"Adding what is there already exits 0 and prints: ... already in " + l.word() + ". Where it was there with another " +
+						"end, reason or comment, the new ones replace them: ... updated in " + l.word() + ".",
+				}},
+			&command{name: "view_" + l.word(), group: groupLists, args: filter, flags: viewFlags, run: l.view,
+				short: fmt.Sprintf("Show the %s", l.word()), long: viewLong},
+			&command{name: "delete_" + l.word(), group: groupLists, kind: true, flags: changeFlags, run: l.delete,
+				short: fmt.Sprintf("Delete an identifier from the %s", l.word()),
+				long:  deleteLong(l)},
+			&command{name: "clear_" + l.word(), group: groupLists, flags: changeFlags, run: l.clear,
+				short: fmt.Sprintf("Delete every entry of the %s", l.word()), long: clearLong},
+		)
+	}
+	return table
+}
+
+func deleteLong(l listNoun) []string {
+	long := []string{"Deleting what is not there is an error (exit code 7)."}
+	if l == blacklist {
+		long = append(long, "The identifier is deleted from every section it is in.")
+	}
+	return long
+}
+
+func nodeCommands() []*command {
+	return []*command{
+		{name: "status", group: groupNode, flags: viewFlags, run: runStatus,
+			short: "Show the state of the node; needs no login",
+			long: []string{"Rows of name and value, split at the first colon. A degraded state is said on standard error, " +
+				"one warning: line each; the exit code stays 0 as long as a daemon answers.",
+				"http/ws and https/wss are disabled: this version judges packets only. ssl in the abs row: ABS is never called without TLS."}},
+		{name: "log_level", group: groupNode, flags: viewFlags, run: runLogLevel,
+			args:  []arg{{name: "LEVEL", optional: true, words: logLevels, help: "the new level"}},
+			short: "Show or change the daemon's log level",
+			long:  []string{"The original's level fatal is accepted and kept as error."}},
+		{name: "history", group: groupNode, flags: append([]string{"limit"}, viewFlags...), run: runHistory,
+			short: "Show who changed the lists, the newest change first"},
+		{name: "verify_audit", group: groupNode, flags: viewFlags, run: runVerifyAudit,
+			short: "Check the hash chain of the audit log"},
+		{name: "update_password", group: groupNode, flags: loginFlags, run: runUpdatePassword,
+			short: "Change the password",
+			long: []string{"Reads three lines from standard input: the old password, the new one, the new one again. " +
+				"At a terminal it asks for them without echo."}},
+		{name: "get_auth_method", group: groupNode, flags: viewFlags, run: runAuthMethod,
+			short: "Show how users are authenticated"},
+		{name: "version", group: groupNode, flags: viewFlags, run: runVersion,
+			short: "Show the version; needs no daemon and no login"},
+		{name: "help", group: groupNode, flags: loginFlags, run: runHelp,
+			args:  []arg{{name: "COMMAND", optional: true, help: "a command"}},
+			short: "Show help; needs no daemon and no login"},
+	}
+}
+
+func daemonCommands() []*command {
+	return []*command{
+		{name: "serve", group: groupDaemon, flags: serveFlags, run: runServe,
+			short: "Run the daemon in the foreground",
+			long: []string{"Ends on SIGTERM and SIGINT. Ending is not detaching: the kernel goes on enforcing the lists. " +
+				"Flags win over the environment, the environment over the file, the file over the defaults."}},
+		{name: "detach", group: groupDaemon, flags: rescueFlags, run: runDetach,
+			args:  []arg{{name: "IF", optional: true, repeat: true, help: "a network interface; none: all"}},
+			short: "Take the program off interfaces: ends enforcement; works without a daemon, needs root"},
+		{name: "bypass", group: groupDaemon, flags: rescueFlags, run: runBypass,
+			args:  []arg{{name: "STATE", words: onOff, help: "on or off"}},
+			short: "Let every packet pass, or no longer; works without a daemon, needs root"},
+	}
+}
+
+func shellCommands() []*command {
+	return []*command{
+		{name: "completion", group: groupShell, flags: loginFlags, run: runCompletion,
+			args:  []arg{{name: "SHELL", words: shells, help: "the shell"}},
+			short: "Print a completion script for bash, zsh or fish"},
+		{name: "man", group: groupShell, flags: loginFlags, run: runMan, short: "Print the manual page portcullis(1)"},
+	}
+}

@@ -1,0 +1,44 @@
+package userspace
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/portcullis/portcullis/loader"
+	"github.com/portcullis/portcullis/userspace/control"
+)
+
+// Detach takes the program off these interfaces (none given: off all) and removes their pins, with or without a
+// daemon. It returns the interfaces it detached, also beside an error. Errors are [*control.Error].
+func Detach(pinDir string, ifaces ...string) ([]string, error) {
+	done, err := loader.Detach(pinDir, ifaces...)
+	return done, offlineError("detach", pinDir, err)
+}
+
+// Bypass writes the emergency switch into the pinned maps, with or without a daemon: on passes every packet. It
+// holds until it is switched off again or the pins go. Errors are [*control.Error].
+func Bypass(pinDir string, on bool) error {
+	maps, err := loader.OpenMaps(loader.Options{PinDir: pinDir})
+	if err != nil {
+		return offlineError("bypass", pinDir, err)
+	}
+	return offlineError("bypass", pinDir, errors.Join(maps.SetBypass(on), maps.Close()))
+}
+
+// offlineError gives an error of the loader the code that the exit code comes from, and what to do next.
+func offlineError(verb, pinDir string, err error) error {
+	wire := &control.Error{Code: control.CodeFailed}
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, loader.ErrNotPermitted), errors.Is(err, os.ErrPermission):
+		wire.Code, wire.Hint = control.CodeForbidden, "run it as root"
+	case errors.Is(err, loader.ErrNotLoaded):
+		wire.Code, wire.Hint = control.CodeNotFound, "name the directory that the daemon was given: --pin-dir DIR"
+	case errors.Is(err, loader.ErrNoInterface):
+		wire.Code, wire.Hint = control.CodeNotFound, "see what is pinned: ls "+pinDir
+	}
+	wire.Message = fmt.Sprintf("%s: %s", verb, err)
+	return wire
+}
