@@ -1,0 +1,88 @@
+package house
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// rooms is the import table of docs/ARCHITECTURE.md: what of ours each package's code (its tests aside) may import.
+var rooms = map[string][]string{
+	"bpf":                   {},
+	"lists":                 {},
+	"lists/store":           {"lists"},
+	"lists/store/storetest": {"lists", "lists/store"}, // the conformance suite: only tests import it
+	"loader":                {"bpf", "lists", "loader/compile"},
+	"loader/compile":        {"lists"},
+	"userspace/control":     {"lists"},
+	"userspace":             {"bpf", "lists", "lists/store", "loader", "loader/compile", "userspace/control"},
+	"cmd/portcullis":        {"lists", "userspace", "userspace/control"},
+	"testenv":               {},
+	"testenv/demo":          {"testenv"},
+	"testenv/house":         {},
+	"testenv/scenario":      {},
+}
+
+// onlyTests may be imported by tests, and by the demo.
+var onlyTests = []string{"testenv", "lists/store/storetest"}
+
+// standardOnly packages import nothing from outside the standard library.
+var standardOnly = []string{"lists"}
+
+func TestImportTable(t *testing.T) {
+	all := packages(t)
+	report(t, checkImports(all))
+	for room := range rooms {
+		if !slices.ContainsFunc(all, func(p pkg) bool { return p.room() == room }) {
+			t.Errorf("the import table names %s, which is no package", room)
+		}
+	}
+}
+
+func checkImports(all []pkg) (bad []string) {
+	for _, p := range all {
+		room := p.room()
+		allowed, known := rooms[room]
+		if !known {
+			bad = append(bad, fmt.Sprintf("%s is not in the import table", room))
+			continue
+		}
+		for _, imported := range p.Imports {
+			ours, isOurs := strings.CutPrefix(imported, module+"/")
+			switch {
+			case isOurs && !slices.Contains(allowed, ours):
+				bad = append(bad, fmt.Sprintf("%s must not import %s", room, ours))
+			case isOurs && slices.Contains(onlyTests, ours) && room != "testenv/demo":
+				bad = append(bad, fmt.Sprintf("%s must not import %s outside of tests", room, ours))
+			case !isOurs && slices.Contains(standardOnly, room) && strings.Contains(strings.Split(imported, "/")[0], "."):
+				bad = append(bad, fmt.Sprintf("%s must import the standard library only, not %s", room, imported))
+			}
+		}
+	}
+	return bad
+}
+
+func TestCheckImportsSeesViolations(t *testing.T) {
+	all := []pkg{
+		{ImportPath: module + "/lists", Imports: []string{"fmt", "github.com/x/y", module + "/loader"}},
+		{ImportPath: module + "/loader", Imports: []string{module + "/lists", module + "/testenv"}},
+		{ImportPath: module + "/cellar"},
+	}
+	want := []string{
+		"lists must import the standard library only, not github.com/x/y",
+		"lists must not import loader",
+		"loader must not import testenv",
+		"cellar is not in the import table",
+	}
+	if got := checkImports(all); !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+func report(t *testing.T, bad []string) {
+	t.Helper()
+	for _, b := range bad {
+		t.Error(b)
+	}
+}
