@@ -88,7 +88,11 @@ func covered(s *lists.Snapshot, l lists.List, a netip.Addr, now time.Time) bool 
 		if err != nil {
 			return false
 		}
-		for _, e := range s.Find(l, lists.ID{Kind: lists.KindIP, Value: short(prefix)}) {
+		id, ok := lists.PrefixID(prefix)
+		if !ok {
+			return false
+		}
+		for _, e := range s.Find(l, id) {
 			if !e.Expired(now) {
 				return true
 			}
@@ -127,10 +131,11 @@ func sessionDanger(r control.Request, before *lists.Snapshot, now time.Time) (da
 	if err != nil {
 		return danger{}, false
 	}
-	after, err := preview(before, r.Batch, now)
+	next, err := lists.ApplyOps(before, r.Batch, now)
 	if err != nil {
 		return danger{}, false // the store will say what is wrong with the batch
 	}
+	after := next.Next
 	dropped := func(s *lists.Snapshot) bool {
 		return s.Settings().Firewall && verdict(s, peer, now) == lists.Drop
 	}

@@ -72,7 +72,7 @@ func wireError(err error) error {
 
 // checkRoom refuses what the kernel maps could not hold, before anything is changed. The store calls it.
 func (n *node) checkRoom(_ lists.Batch, next *lists.Snapshot, _ []lists.Change) error {
-	v4, v6 := next.Prefixes()
+	v4, v6 := lenPrefixes(next)
 	limit := int64(n.config.Capacity)
 	for family, count := range map[string]int{"IPv4": v4, "IPv6": v6} {
 		if int64(count)+n.room.Load() > limit {
@@ -84,6 +84,13 @@ func (n *node) checkRoom(_ lists.Batch, next *lists.Snapshot, _ []lists.Change) 
 		}
 	}
 	return nil
+}
+
+// lenPrefixes counts the IP entries of both lists: at most so many prefixes are in the maps.
+func lenPrefixes(s *lists.Snapshot) (v4, v6 int) {
+	w4, w6 := s.LenPrefixes(lists.Whitelist)
+	b4, b6 := s.LenPrefixes(lists.Blacklist)
+	return w4 + b4, w6 + b6
 }
 
 func (n *node) Snapshot() *lists.Snapshot { return n.store.Snapshot() }
@@ -107,7 +114,7 @@ func (n *node) Status() control.Status {
 	}
 	reached, failure := n.enforce.state()
 	s.Generation.Store, s.Generation.Kernel = snap.Generation(), reached
-	v4, v6 := snap.Prefixes()
+	v4, v6 := lenPrefixes(snap)
 	s.Memory.Configured = uint64(n.config.Capacity) * bytesPerPrefix
 	s.Memory.Used = uint64(v4+v6) * bytesPerPrefix
 

@@ -1,0 +1,100 @@
+package userspace
+
+import (
+	"errors"
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/portcullis/portcullis/lists"
+	"github.com/portcullis/portcullis/userspace/control"
+)
+
+func add(e lists.Entry) lists.Operation { return lists.Operation{Op: lists.OpAdd, Entry: e} }
+
+func TestCheckLockOut(t *testing.T) {
+	protected := []protection{
+		{netip.MustParsePrefix("127.0.0.0/8"), riskLoopback, "loopback"},
+		{netip.MustParsePrefix("192.0.2.1/32"), riskGateway, "default gateway"},
+		{netip.MustParsePrefix("192.0.2.2/32"), riskOwnAddress, "own address of eth0"},
+		{netip.MustParsePrefix("198.51.100.0/24"), riskProxy, "trusted proxy (configuration)"},
+		{netip.MustParsePrefix("2001:db8::1/128"), riskOwnAddress, "own address of eth0"},
+	}
+	on := lists.DefaultSettings()
+	off := on
+	off.Firewall = false
+	ofPeer := snapshot(5, on, blackIP("203.0.113.0/24"), whiteIP("203.0.113.9"))
+	tests := []struct {
+		name   string
+		before *lists.Snapshot
+		ops    []lists.Operation
+		peer   string
+		accept []string
+		want   []string // risks
+	}{
+		{name: "stranger", ops: []lists.Operation{add(blackIP("203.0.113.1"))}},
+		{name: "widest allowed v4", ops: []lists.Operation{add(blackIP("10.0.0.0/8"))}},
+		{name: "too wide v4", ops: []lists.Operation{add(blackIP("10.0.0.0/7"))}, want: []string{riskWide}},
+		{name: "widest allowed v6", ops: []lists.Operation{add(blackIP("2a00::/19"))}},
+		{name: "too wide v6", ops: []lists.Operation{add(blackIP("2a00::/18"))}, want: []string{riskWide}},
+		{name: "gateway and self", ops: []lists.Operation{add(blackIP("192.0.2.0/24"))}, want: []string{riskGateway, riskOwnAddress}},
+		{name: "part of a proxy range", ops: []lists.Operation{add(blackIP("198.51.100.7"))}, want: []string{riskProxy}},
+		{name: "own v6", ops: []lists.Operation{add(blackIP("2001:db8::/64"))}, want: []string{riskOwnAddress}},
+		{name: "loopback", ops: []lists.Operation{add(blackIP("127.0.0.1"))}, want: []string{riskLoopback}},
+		{name: "accepted", ops: []lists.Operation{add(blackIP("192.0.2.0/24"))}, accept: []string{riskGateway, riskOwnAddress}},
+		{name: "half accepted", ops: []lists.Operation{add(blackIP("192.0.2.0/24"))}, accept: []string{riskGateway}, want: []string{riskOwnAddress}},
+		{name: "whitelisting is safe", ops: []lists.Operation{add(whiteIP("0.0.0.0/0"))}},
+		{name: "own session", ops: []lists.Operation{add(blackIP("203.0.113.0/24"))}, peer: "203.0.113.9", want: []string{riskSSH}},
+		{name: "own session, mapped", ops: []lists.Operation{add(blackIP("203.0.113.0/24"))}, peer: "::ffff:203.0.113.9", want: []string{riskSSH}},
+		{name: "own session accepted", ops: []lists.Operation{add(blackIP("203.0.113.9"))}, peer: "203.0.113.9", accept: []string{riskSSH}},
+		{name: "own session whitelisted in the same batch", peer: "203.0.113.9",
+			ops: []lists.Operation{add(whiteIP("203.0.113.9")), add(blackIP("203.0.113.0/24"))}},
+		{name: "whitelist entry of own session deleted", before: ofPeer, peer: "203.0.113.9",
+			ops:  []lists.Operation{{Op: lists.OpDelete, List: lists.Whitelist, ID: whiteIP("203.0.113.9").ID}},
+			want: []string{riskSSH}},
+		{name: "whitelist cleared", before: ofPeer, peer: "203.0.113.9",
+			ops: []lists.Operation{{Op: lists.OpClear, List: lists.Whitelist}}, want: []string{riskSSH}},
+		{name: "firewall switched on", before: snapshot(5, off, blackIP("203.0.113.9")), peer: "203.0.113.9",
+			ops: []lists.Operation{{Op: lists.OpSet, Settings: func(lists.Settings) lists.Settings { return on }}}, want: []string{riskSSH}},
+		{name: "session that is cut off already", before: snapshot(5, on, blackIP("203.0.113.9")), peer: "203.0.113.9",
+			ops: []lists.Operation{add(blackIP("203.0.113.0/24"))}},
+		{name: "nonsense for a peer", ops: []lists.Operation{add(blackIP("203.0.113.9"))}, peer: "not an address"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			before := tt.before
+			if before == nil {
+				before = snapshot(5, on)
+			}
+			r := control.Request{Batch: lists.Batch{Ops: tt.ops}, AcceptRisk: tt.accept, Caller: control.Caller{SessionPeer: tt.peer}}
+			_, err := checkLockOut(r, before, protected, time.Now())
+			if len(tt.want) == 0 {
+				if err != nil {
+					t.Fatalf("refused: %v", err)
+				}
+				return
+			}
+			var wire *control.Error
+			if !errors.As(err, &wire) || wire.Code != control.CodeRisk {
+				t.Fatalf("error %v; want a risk", err)
+			}
+			if !slices.Equal(wire.Risks, tt.want) {
+				t.Fatalf("risks %v, want %v", wire.Risks, tt.want)
+			}
+		})
+	}
+}
+
+func TestStaysReachable(t *testing.T) {
+	protected := []protection{{netip.MustParsePrefix("192.0.2.1/32"), riskGateway, "default gateway"}}
+	r := control.Request{Batch: lists.Batch{Ops: []lists.Operation{add(blackIP("192.0.2.0/24"))}}, AcceptRisk: []string{riskGateway}}
+	notes, err := checkLockOut(r, snapshot(1, lists.DefaultSettings()), protected, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []string{"192.0.2.1 stays reachable: default gateway is never dropped"}
+	if !slices.Equal(notes, want) {
+		t.Fatalf("notes %q, want %q", notes, want)
+	}
+}
