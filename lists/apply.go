@@ -12,7 +12,7 @@ const maxListed = 4096
 // Step is one thing a batch did, in the order in which it did them: what a store writes and what the history says.
 type Step struct {
 	Op      Op
-	Change  Change   // OpAdd, OpDelete, OpDeleteKey: one entry
+	Change  Change   // OpAdd, OpDelete, OpDeleteKey: one entry. OpAdd without After: it was past its end
 	List    List     // OpClear, OpClearSources
 	Sources []Source // OpClearSources
 	Count   int      // OpClear, OpClearSources: how many entries went
@@ -125,9 +125,8 @@ func (a *applier) add(e Entry) (Outcome, int, error) {
 	old, found := a.Get(e.Key)
 	if found && old.Expired(a.now) {
 		a.Delete(e.Key)
-		a.Put(e)
-		a.step(OpAdd, &old, &e)
-		return Added, 1, nil
+		a.step(OpAdd, &old, nil)
+		found = false
 	}
 	if !found {
 		a.Put(e)

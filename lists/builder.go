@@ -53,7 +53,7 @@ func (b *Builder) Put(e Entry) (before Entry, replaced bool) {
 	for _, slot := range slots {
 		if t.at(slot).source == e.Source {
 			before = t.at(slot).entry(e.List)
-			t.page(slot / pageLen).slot[slot%pageLen] = r
+			t.page(slot/pageLen).write(slot%pageLen, r)
 			return before, true
 		}
 	}

@@ -12,13 +12,16 @@ type record struct {
 	addr    [16]byte // form 4 and 6; IPv4 in the first four bytes
 	value   string   // form text
 	texts   unique.Handle[texts]
-	created int64 // Unix seconds; those of time.Time{} mean none
-	expires int64
-	kind    Kind // 0: a hole that a deleted entry left
+	created int64 // Unix seconds
+	expires int64 // Unix seconds or never
+	kind    Kind  // 0: a hole that a deleted entry left
 	source  Source
 	form    form
 	bits    uint8 // prefix length, form 4 and 6
 }
+
+// never is a record's expires without an end: the Unix seconds of time.Time{}.
+const never = -62135596800
 
 // form says how a record holds its value.
 type form uint8

@@ -5,6 +5,7 @@ import (
 	"iter"
 	"slices"
 	"strings"
+	"time"
 )
 
 // Settings are the durable switches of a node. They live beside the entries so that a generation names both.
@@ -115,6 +116,18 @@ func (s *Snapshot) Section(l List, src Source) iter.Seq[Entry] {
 		return func(func(Entry) bool) {}
 	}
 	return s.table(l).entries(l, src)
+}
+
+// Due yields the entries of both lists whose end is at or before now, in no useful order. Its cost is that of the
+// due entries and some microseconds a million others.
+func (s *Snapshot) Due(now time.Time) iter.Seq[Entry] {
+	return func(yield func(Entry) bool) {
+		for _, l := range []List{Whitelist, Blacklist} {
+			if t := s.table(l); t != nil && !t.due(now.Unix(), func(r *record) bool { return yield(r.entry(l)) }) {
+				return
+			}
+		}
+	}
 }
 
 func (t *table) get(k Key) (Entry, bool) {

@@ -90,6 +90,13 @@ func (m *model) check(t interface{ Fatalf(string, ...any) }, s *Snapshot) {
 			}
 		}
 	}
+	for _, now := range []int64{0, 250, 500, 1000} {
+		due := m.filter(func(e Entry) bool { return e.Expired(time.Unix(now, 0)) })
+		slices.SortStableFunc(due, func(a, b Entry) int { return int(a.List) - int(b.List) })
+		if diff := cmp.Diff(due, slices.Collect(s.Due(time.Unix(now, 0)))); diff != "" {
+			t.Fatalf("Due(%d) (-want +got):\n%s", now, diff)
+		}
+	}
 	for _, e := range m.entries {
 		if got, ok := s.Get(e.Key); !ok || got != e {
 			t.Fatalf("Get(%v) = %v, %v", e.Key, got, ok)

@@ -2,6 +2,7 @@ package lists
 
 import (
 	"hash/maphash"
+	"math"
 	"slices"
 )
 
@@ -35,8 +36,9 @@ type owner struct{ _ byte }
 
 type page struct {
 	owner *owner
-	live  int
+	live  int32
 	slot  [pageLen]record
+	ends  int64 // the earliest expires, of those that are not never
 }
 
 // shard lists hash<<32 | slot of each entry whose hash begins with the shard's depth bits, in no order.
@@ -76,6 +78,22 @@ func (t *table) findKey(k Key) int {
 
 func (t *table) dirIndex(hash uint32) int { return int(uint64(hash) << t.depth >> 32) }
 
+// due calls f for every entry whose end is at or before now (Unix seconds), looking only into the pages that hold
+// one, until f says false.
+func (t *table) due(now int64, f func(*record) bool) bool {
+	for _, pg := range t.pages {
+		if pg == nil || pg.ends > now {
+			continue
+		}
+		for i := range pg.slot {
+			if r := &pg.slot[i]; r.kind != 0 && r.expires != never && r.expires <= now && !f(r) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
 // each calls f for every entry in order until it says false. A source of 0 means all.
 func (t *table) each(src Source, f func(*record) bool) {
 	for _, pg := range t.pages {
@@ -86,6 +104,30 @@ func (t *table) each(src Source, f func(*record) bool) {
 			if r := &pg.slot[i]; r.kind != 0 && (src == 0 || r.source == src) && !f(r) {
 				return
 			}
+		}
+	}
+}
+
+// write puts r into slot i of a page that the caller owns, record{} to empty it, and keeps the page's count and end.
+func (pg *page) write(i int, r record) {
+	old := pg.slot[i]
+	pg.slot[i] = r
+	if old.kind != 0 {
+		pg.live--
+	}
+	if r.kind != 0 {
+		pg.live++
+		if r.expires != never {
+			pg.ends = min(pg.ends, r.expires)
+		}
+	}
+	if old.kind == 0 || old.expires != pg.ends {
+		return
+	}
+	pg.ends = math.MaxInt64
+	for i := range pg.slot {
+		if r := &pg.slot[i]; r.kind != 0 && r.expires != never {
+			pg.ends = min(pg.ends, r.expires)
 		}
 	}
 }
@@ -103,7 +145,7 @@ func (e *editor) page(i int) *page {
 		e.pages, e.ownPages = append(make([]*page, 0, len(e.pages)+16), e.pages...), true
 	}
 	if i == len(e.pages) {
-		e.pages = append(e.pages, &page{owner: e.me})
+		e.pages = append(e.pages, &page{owner: e.me, ends: math.MaxInt64})
 	}
 	if pg := e.pages[i]; pg.owner != e.me {
 		own := *pg
@@ -170,9 +212,7 @@ func (e *editor) index(hash uint32, slot int) {
 // add puts r behind all others. others: the identifier is held by another source too.
 func (e *editor) add(hash uint32, r record, others bool) {
 	slot := e.slots
-	pg := e.page(slot / pageLen)
-	pg.slot[slot%pageLen] = r
-	pg.live++
+	e.page(slot/pageLen).write(slot%pageLen, r)
 	e.slots++
 	e.live++
 	e.bySource[r.source]++
@@ -190,13 +230,10 @@ func (e *editor) remove(hash uint32, slot int, others bool) {
 	if !others {
 		e.byFamily[r.form]--
 	}
-	if pg := e.page(slot / pageLen); pg.live > 1 {
-		pg.live--
-		pg.slot[slot%pageLen] = record{}
-	} else if slot/pageLen < e.slots/pageLen {
+	pg := e.page(slot / pageLen)
+	pg.write(slot%pageLen, record{})
+	if pg.live == 0 && slot/pageLen < e.slots/pageLen { // not the page that the next entry goes to
 		e.pages[slot/pageLen] = nil
-	} else { // the page that the next entry goes to
-		*pg = page{owner: e.me}
 	}
 	s := e.shard(hash)
 	i := slices.Index(s.items, uint64(hash)<<32|uint64(slot))
