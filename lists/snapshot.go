@@ -10,12 +10,12 @@ import (
 
 // Settings are the durable switches of a node. They live beside the entries so that a generation names both.
 type Settings struct {
-	Firewall          bool   // off: nothing is blocked, in the kernel or in the shim
-	ABS               bool   // send access logs to the analysis engine
-	ABSAttack         bool   // take over what the analysis engine found
-	ASEDetectedAttack bool   // real-time detectors may blacklist
-	Audit             bool   // write the audit log
-	LogLevel          string // debug, info, warn, error
+	Firewall          bool   `json:"firewall"`            // off: nothing is blocked, in the kernel or in the shim
+	ABS               bool   `json:"abs"`                 // send access logs to the analysis engine
+	ABSAttack         bool   `json:"abs_attack"`          // take over what the analysis engine found
+	ASEDetectedAttack bool   `json:"ase_detected_attack"` // real-time detectors may blacklist
+	Audit             bool   `json:"audit"`               // write the audit log
+	LogLevel          string `json:"log_level"`           // debug, info, warn, error
 }
 
 // DefaultSettings are those of a new node: firewall and audit on, automatic blocking off, log level info.

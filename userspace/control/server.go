@@ -2,29 +2,213 @@ package control
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
 	"log/slog"
 	"net"
+	"net/http"
+	"os"
+	"runtime/debug"
 	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/adapters/humago"
 )
 
-// Options of [New].
+// Options of [New]. Backend and StateDir are needed.
 type Options struct {
 	Backend  Backend
-	StateDir string // users.json, audit.log
+	StateDir string // users.json, audit.log and their companions; made with mode 0700 if missing
 	Version  string
-	Logger   *slog.Logger
-	Now      func() time.Time
+	Logger   *slog.Logger     // nil: says nothing
+	Now      func() time.Time // nil: time.Now
 }
 
-// Server answers the control API.
-type Server struct{}
+// Server answers the control API. Safe for concurrent use.
+type Server struct {
+	backend Backend
+	version string
+	log     *slog.Logger
+	now     func() time.Time
+	users   *users
+	audit   *auditLog
+	guard   *guard
+	api     huma.API
+	handler http.Handler
+}
 
-// New reads users and audit log from the state directory, making the account admin/admin if there is none.
-func New(o Options) (*Server, error) { panic("contract") }
+// New reads users and audit log from the state directory, making the account admin/admin if there is none. Both
+// are files of this process alone: the caller holds the directory's lock.
+//
+// A users.json that cannot be read is no error: passwords are refused, root still works, and Status warns.
+func New(o Options) (*Server, error) {
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if err := os.MkdirAll(o.StateDir, 0o700); err != nil {
+		return nil, fmt.Errorf("make state directory: %w", err)
+	}
+	audit, err := openAudit(o.StateDir, o.Now, o.Logger)
+	if err != nil {
+		return nil, fmt.Errorf("open audit log: %w", err)
+	}
+	s := &Server{
+		backend: o.Backend, version: o.Version, log: o.Logger, now: o.Now,
+		users: openUsers(o.StateDir, o.Logger), audit: audit, guard: newGuard(o.Now),
+	}
+	if err := s.routes(); err != nil {
+		audit.close()
+		return nil, err
+	}
+	return s, nil
+}
 
-// Listen makes the unix socket (a stale one of a dead daemon is replaced, a live one refused), mode 0666: who
-// may do what is decided by peer credentials and password.
-func Listen(path string) (net.Listener, error) { panic("contract") }
+// Close gives the audit log's files back. Call it after Serve has returned.
+func (s *Server) Close() error { return s.audit.close() }
 
-// Serve answers on l until ctx ends, then finishes what it began.
-func (s *Server) Serve(ctx context.Context, l net.Listener) error { panic("contract") }
+// routes builds the handler: huma's operations and the OpenAPI document made from them.
+func (s *Server) routes() error {
+	config := huma.DefaultConfig("Portcullis control API", "1")
+	config.Info.Description = "Lists, switches, state and audit of one node, on its unix socket. " +
+		"Root by peer credentials needs no login; everybody else uses HTTP Basic."
+	config.OpenAPIPath, config.DocsPath, config.SchemasPath = "", "", ""
+	config.CreateHooks = nil
+	config.Formats = map[string]huma.Format{"application/json": {Marshal: huma.DefaultJSONFormat.Marshal, Unmarshal: strictJSON}}
+	config.RejectUnknownQueryParameters = true
+	config.Components.SecuritySchemes = map[string]*huma.SecurityScheme{"basic": {Type: "http", Scheme: "basic"}}
+
+	mux := http.NewServeMux()
+	s.api = humago.New(mux, config)
+	s.api.UseMiddleware(s.authenticate)
+	s.register()
+	document, err := s.OpenAPI()
+	if err != nil {
+		return err
+	}
+	mux.HandleFunc("GET /openapi.json", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		w.Write(document)
+	})
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		e := invalid("%s %s: no such call", r.Method, r.URL.EscapedPath())
+		e.Hint = "is client or daemon of another version? The calls are in /openapi.json"
+		writeError(w, http.StatusNotFound, e)
+	})
+	s.handler = s.recovered(mux)
+	return nil
+}
+
+// OpenAPI returns the document that describes the API, indented JSON.
+func (s *Server) OpenAPI() ([]byte, error) {
+	b, err := json.MarshalIndent(s.api.OpenAPI(), "", "  ")
+	if err != nil {
+		return nil, fmt.Errorf("make OpenAPI document: %w", err)
+	}
+	return append(b, '\n'), nil
+}
+
+// Limits on one connection. Requests are small or stream; a peer that stalls is cut.
+const (
+	headerTimeout = 5 * time.Second
+	bodyTimeout   = 30 * time.Second
+	stallTimeout  = 10 * time.Second // a write that makes no progress
+	idleTimeout   = 30 * time.Second
+	endTimeout    = 30 * time.Second // how long Serve waits for running calls
+	maxHeader     = 16 << 10
+)
+
+// Serve answers on l, which must be a unix socket, until ctx ends; then it takes no new calls and waits up to 30 s
+// for those it began. It closes l. It returns nil when ctx ended and everything was finished.
+func (s *Server) Serve(ctx context.Context, l net.Listener) error {
+	if n := l.Addr().Network(); n != "unix" {
+		l.Close()
+		return fmt.Errorf("serve control API on %s: only unix sockets", n)
+	}
+	srv := &http.Server{
+		Handler:           s.handler,
+		ReadHeaderTimeout: headerTimeout,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    maxHeader,
+		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),
+		ConnContext:       withPeer,
+	}
+	ended := make(chan error, 1)
+	stop := context.AfterFunc(ctx, func() {
+		late, cancel := context.WithTimeout(context.Background(), endTimeout)
+		defer cancel()
+		err := srv.Shutdown(late)
+		if err != nil {
+			srv.Close()
+		}
+		ended <- err
+	})
+	err := srv.Serve(&limitListener{Listener: l, limits: newLimits()})
+	if stop() {
+		srv.Close() // ctx did not end: the listener broke
+		return fmt.Errorf("serve control API: %w", err)
+	}
+	if err := <-ended; err != nil {
+		return fmt.Errorf("end control API: %w", err)
+	}
+	return nil
+}
+
+// recovered answers 500 where a handler panics and gives every write a deadline.
+func (s *Server) recovered(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		out := &stallWriter{ResponseWriter: w, control: http.NewResponseController(w)}
+		out.extend()
+		defer func() {
+			p := recover()
+			if p == nil {
+				return
+			}
+			if err, ok := p.(error); ok && errors.Is(err, http.ErrAbortHandler) {
+				panic(p)
+			}
+			s.log.Error("control call panicked", "method", r.Method, "path", r.URL.Path, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+			if out.begun {
+				panic(http.ErrAbortHandler) // cuts the connection: the client sees that the answer is not whole
+			}
+			writeError(out, http.StatusInternalServerError, &Error{Code: CodeFailed, Message: "the daemon made a mistake in this call", Hint: "see the daemon's log and report it"})
+		}()
+		next.ServeHTTP(out, r.WithContext(context.WithValue(r.Context(), writerKey{}, out)))
+	})
+}
+
+type writerKey struct{}
+
+// stallWriter moves the write deadline forward at each write, so that only a peer that stalls is cut.
+type stallWriter struct {
+	http.ResponseWriter
+	control *http.ResponseController
+	begun   bool
+}
+
+func (w *stallWriter) extend() { _ = w.control.SetWriteDeadline(time.Now().Add(stallTimeout)) }
+
+func (w *stallWriter) WriteHeader(status int) {
+	w.begun = true
+	w.extend()
+	w.ResponseWriter.WriteHeader(status)
+}
+
+func (w *stallWriter) Write(b []byte) (int, error) {
+	w.begun = true
+	w.extend()
+	return w.ResponseWriter.Write(b)
+}
+
+// Unwrap lets http.ResponseController and huma reach the connection's deadlines.
+func (w *stallWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+func writeError(w http.ResponseWriter, status int, e *Error) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	b, _ := json.Marshal(e) // strings only: cannot fail
+	w.Write(append(b, '\n'))
+}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"iter"
+	"net/http"
 	"time"
 
 	"github.com/portcullis/portcullis/lists"
@@ -23,20 +24,35 @@ const (
 
 // Error is what a call comes to when it fails. Message says what, where and why; Hint what to do next.
 type Error struct {
-	Code    Code     `json:"code"`
-	Message string   `json:"message"`
-	Hint    string   `json:"hint,omitempty"`
-	Risks   []string `json:"risks,omitempty"`
+	Code    Code     `json:"code" enum:"invalid,forbidden,risk,not_found,failed" doc:"What kind of failure this is."`
+	Message string   `json:"message" doc:"What failed, where and why."`
+	Hint    string   `json:"hint,omitempty" doc:"What to do next."`
+	Risks   []string `json:"risks,omitempty" doc:"The risks to name in accept_risk, if code is risk."`
 }
 
 func (e *Error) Error() string { return fmt.Sprintf("%s: %s", e.Code, e.Message) }
 
+// GetStatus returns the HTTP status that goes with the code.
+func (e *Error) GetStatus() int {
+	switch e.Code {
+	case CodeInvalid:
+		return http.StatusBadRequest
+	case CodeForbidden:
+		return http.StatusForbidden
+	case CodeRisk:
+		return http.StatusConflict
+	case CodeNotFound:
+		return http.StatusNotFound
+	}
+	return http.StatusInternalServerError
+}
+
 // Caller is who makes a call, as the server established it.
 type Caller struct {
 	User string // "root" by peer credentials, or the login name
-	Via  string // "cli" on the unix socket, "rest_api" elsewhere
-	UID  int    // peer's uid, -1 if not a unix socket
-	PID  int
+	Via  string // "cli": the unix socket
+	UID  int    // peer's uid
+	PID  int    // peer's process when it connected
 	// SessionPeer is the address the caller's SSH session comes from, "" if none: said by the CLI, used only to
 	// refuse an entry that would cut the caller off.
 	SessionPeer string
@@ -55,9 +71,10 @@ type Reply struct {
 	Notes []string // for stderr: "10.0.0.1/8 has host bits set: 10.0.0.0/8 is listed", "will refill", "stays reachable"
 }
 
-// Backend is the node behind the API.
+// Backend is the node behind the API. Its methods are called from many goroutines at once.
 type Backend interface {
-	// Apply makes the change durable and enforced. Errors are *Error.
+	// Apply makes the change durable and enforced. Errors are *Error. The context does not end when the client
+	// goes away: a change that was begun is finished, and audited as it ended.
 	Apply(ctx context.Context, r Request) (Reply, error)
 	Snapshot() *lists.Snapshot
 	Status() Status
@@ -72,6 +89,9 @@ type Status struct {
 	Settings lists.Settings `json:"settings"`
 
 	Degraded []string `json:"degraded"` // one line each, empty when all is well
+	// Warnings are what the admin should mend though everything is enforced, one line each: the default password,
+	// an audit chain that does not hold. The CLI shows them on stderr. The server adds its own to the Backend's.
+	Warnings []string `json:"warnings"`
 
 	Generation struct {
 		Store  uint64 `json:"store"`

@@ -1,0 +1,254 @@
+package control
+
+import (
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+)
+
+const (
+	auditFile = "audit.log"
+	chainFile = "audit.chain"
+	auditKey  = "audit.key"
+)
+
+// auditLog appends lines to audit.log and, beside it, the hash of each to audit.chain (see chain.go). Files are
+// rotated at midnight UTC to audit.log.YYYY-MM-DD and audit.chain.YYYY-MM-DD; the chain goes on over the rotation.
+// Nothing here ever deletes a file. Safe for concurrent use; calls side by side share one fsync.
+//
+// A line is durable before write returns. Its hash is written after that, so that the chain is never ahead of the
+// log: a crash in between leaves lines without hash, which the next open chains and says so in a line of its own.
+type auditLog struct {
+	dir string
+	now func() time.Time
+	log *slog.Logger
+	key []byte // for the marks behind masked secrets
+
+	syncing sync.Mutex // one fsync at a time; taken before mu
+	synced  uint64     // newest write that is durable
+
+	mu      sync.Mutex
+	lines   *os.File // nil after a rotation that could not make new files
+	chain   *os.File
+	day     string // of the present files
+	size    int64  // of lines
+	written uint64 // writes so far
+	head    hash   // of the newest line
+	count   int    // lines since the log began, over all files
+	pending []hash // of lines that are written, not yet in chain
+	fault   string // what is wrong with the chain
+}
+
+func openAudit(dir string, now func() time.Time, log *slog.Logger) (*auditLog, error) {
+	key, err := loadKey(filepath.Join(dir, auditKey))
+	if err != nil {
+		return nil, err
+	}
+	a := &auditLog{dir: dir, now: now, log: log, key: key}
+	recovered, err := a.open()
+	if err != nil {
+		return nil, err
+	}
+	if recovered > 0 {
+		line := auditLine{via: via, action: actionRecovered, resources: fmt.Sprintf("user=portcullis lines=%d", recovered)}
+		if err := a.write([]auditLine{line}); err != nil {
+			a.close()
+			return nil, err
+		}
+	}
+	a.log.Info("audit log opened", "lines", a.count, "head", a.head.String())
+	if a.fault != "" {
+		a.log.Error("audit log does not hold", "why", a.fault)
+	}
+	return a, nil
+}
+
+// loadKey reads the key of the marks, or makes one.
+func loadKey(path string) ([]byte, error) {
+	key, err := os.ReadFile(path)
+	if err == nil && len(key) == 32 {
+		return key, nil
+	}
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	// A key of another length is half a file of a crash: new marks do not compare with old ones, nothing else is lost.
+	key = make([]byte, 32)
+	rand.Read(key)
+	return key, replaceFile(path, key, 0o400)
+}
+
+func (a *auditLog) today() string { return a.now().UTC().Format("2006-01-02") }
+
+// write appends the lines and returns once they are durable. After an error the change they announce must not be
+// made; it may be that they are in the log nevertheless.
+func (a *auditLog) write(lines []auditLine) error {
+	if len(lines) == 0 {
+		return nil
+	}
+	if err := a.rotate(); err != nil {
+		return err
+	}
+	upTo, err := a.append(lines)
+	if err != nil {
+		return err
+	}
+	return a.sync(upTo)
+}
+
+// append writes the lines, all or none, and returns their number for sync.
+func (a *auditLog) append(lines []auditLine) (uint64, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.lines == nil {
+		return 0, errors.New("audit log is not open")
+	}
+	var text strings.Builder
+	head, hashes := a.head, make([]hash, 0, len(lines))
+	now := a.now()
+	for _, l := range lines {
+		line := l.at(now)
+		head = head.next([]byte(line))
+		hashes = append(hashes, head)
+		text.WriteString(line + "\n")
+	}
+	n, err := io.WriteString(a.lines, text.String())
+	if err != nil {
+		if n > 0 {
+			err = errors.Join(err, a.lines.Truncate(a.size))
+		}
+		return 0, fmt.Errorf("write %s: %w", auditFile, err)
+	}
+	a.size += int64(n)
+	a.head, a.count, a.pending = head, a.count+len(lines), append(a.pending, hashes...)
+	a.written++
+	return a.written, nil
+}
+
+// sync returns once write number upTo is durable. Who comes while an fsync runs waits for the next, which then
+// serves all that wait.
+func (a *auditLog) sync(upTo uint64) error {
+	a.syncing.Lock()
+	defer a.syncing.Unlock()
+	if a.synced >= upTo {
+		return nil
+	}
+	a.mu.Lock()
+	lines, chain, pending, written := a.lines, a.chain, a.pending, a.written
+	a.mu.Unlock()
+	if lines == nil {
+		return errors.New("audit log is not open")
+	}
+	if err := lines.Sync(); err != nil {
+		return fmt.Errorf("write %s: %w", auditFile, err)
+	}
+	if err := appendHashes(chain, pending); err != nil {
+		return fmt.Errorf("write %s: %w", chainFile, err)
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.synced, a.pending = written, a.pending[len(pending):]
+	return nil
+}
+
+// rotate moves files of an earlier day aside. A rotation that fails is tried again at the next write.
+func (a *auditLog) rotate() error {
+	a.mu.Lock()
+	due := a.lines == nil || a.today() > a.day
+	upTo := a.written
+	a.mu.Unlock()
+	if !due {
+		return nil
+	}
+	if err := a.sync(upTo); err != nil && a.lines != nil {
+		return err
+	}
+	a.syncing.Lock()
+	defer a.syncing.Unlock()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.lines == nil {
+		return a.reopen()
+	}
+	if a.today() <= a.day || len(a.pending) > 0 {
+		return nil // somebody else was faster; or lines came in between: next time
+	}
+	if err := a.chain.Sync(); err != nil {
+		return fmt.Errorf("rotate audit log: %w", err)
+	}
+	suffix := a.freeSuffix(a.day)
+	if err := os.Rename(a.path(chainFile), a.path(chainFile+suffix)); err != nil {
+		return fmt.Errorf("rotate audit log: %w", err)
+	}
+	if err := os.Rename(a.path(auditFile), a.path(auditFile+suffix)); err != nil {
+		return errors.Join(fmt.Errorf("rotate audit log: %w", err), os.Rename(a.path(chainFile+suffix), a.path(chainFile)))
+	}
+	a.log.Info("audit log rotated", "to", auditFile+suffix, "lines", a.count, "head", a.head.String())
+	a.lines.Close()
+	a.chain.Close()
+	a.lines, a.chain = nil, nil
+	return a.reopen()
+}
+
+// reopen opens the present files after a rotation.
+func (a *auditLog) reopen() error {
+	if _, err := a.open(); err != nil {
+		return fmt.Errorf("begin new audit log: %w", err)
+	}
+	return nil
+}
+
+// freeSuffix returns ".day", or ".day.N" where an admin has put such a file already.
+func (a *auditLog) freeSuffix(day string) string {
+	suffix := "." + day
+	for n := 1; ; n++ {
+		_, errLog := os.Lstat(a.path(auditFile + suffix))
+		_, errChain := os.Lstat(a.path(chainFile + suffix))
+		if errors.Is(errLog, os.ErrNotExist) && errors.Is(errChain, os.ErrNotExist) {
+			return suffix
+		}
+		suffix = fmt.Sprintf(".%s.%d", day, n)
+	}
+}
+
+func (a *auditLog) path(name string) string { return filepath.Join(a.dir, name) }
+
+func (a *auditLog) openFile(name string) (*os.File, error) {
+	return os.OpenFile(a.path(name), os.O_CREATE|os.O_RDWR|os.O_APPEND|syscall.O_NOFOLLOW, 0o600)
+}
+
+// broken says what is wrong with the chain, "" if nothing is known to be.
+func (a *auditLog) broken() string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.fault == "" {
+		return ""
+	}
+	return "audit log does not hold: " + a.fault
+}
+
+func (a *auditLog) close() error {
+	a.mu.Lock()
+	upTo := a.written
+	a.mu.Unlock()
+	err := a.sync(upTo)
+	a.syncing.Lock()
+	defer a.syncing.Unlock()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.lines == nil {
+		return err
+	}
+	err = errors.Join(err, a.chain.Sync(), a.lines.Close(), a.chain.Close())
+	a.lines, a.chain = nil, nil
+	a.log.Info("audit log closed", "lines", a.count, "head", a.head.String())
+	return err
+}
