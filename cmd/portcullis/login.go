@@ -63,10 +63,11 @@ func (c *call) login() (user, password string, err error) {
 	default:
 		var set bool
 		if password, set = os.LookupEnv(passwordEnv); !set {
-			if user != "" && os.Geteuid() != 0 {
-				return "", "", &usageError{"no password for user " + user, "add -p PASSWORD, -p alone to be asked, or --password-file FILE"}
+			if user != "" {
+				return "", "", &usageError{"no password for user " + user,
+					"add -p PASSWORD, -p alone to be asked, or --password-file FILE; root on this host may leave out -u"}
 			}
-			return user, "", nil
+			return "", "", nil
 		}
 	}
 	if user == "" {

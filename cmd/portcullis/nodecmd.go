@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"fmt"
+	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -21,8 +22,8 @@ func runStatus(c *call) error {
 	} else {
 		writeStatus(c, st)
 	}
-	for _, d := range st.Degraded {
-		c.warn(d)
+	for _, w := range append(st.Degraded, st.Warnings...) {
+		c.warn(w)
 	}
 	return err
 }
@@ -255,28 +256,48 @@ func runAuthMethod(c *call) error {
 	return nil
 }
 
+// runUpdatePassword logs in with the old password where none is given: it proves as much, and the original's
+// `update_password -u admin` asks for no other.
 func runUpdatePassword(c *call) error {
-	cl, err := c.client()
-	if err != nil {
-		return err
-	}
-	var answers [3]string
-	for i, prompt := range []string{"old password: ", "new password: ", "new password again: "} {
-		if answers[i], err = c.askSecret(prompt); err != nil {
+	user, password := c.cli.String("user"), ""
+	_, inEnv := os.LookupEnv(passwordEnv)
+	given := inEnv || c.cli.IsSet("password") || c.cli.IsSet("password-file") || c.cli.Bool(bareName("password"))
+	if given {
+		var err error
+		if user, password, err = c.login(); err != nil {
 			return err
 		}
 	}
-	switch {
-	case answers[1] != answers[2]:
-		return &usageError{"the two new passwords differ; nothing was changed", "type the same new password twice"}
-	case answers[1] == "":
-		return &usageError{"the new password is empty; nothing was changed", "type a new password"}
+	answers, err := c.threePasswords()
+	if err != nil {
+		return err
+	}
+	cl := c.anonymous()
+	cl.User, cl.Password = user, password
+	if !given && os.Geteuid() != 0 {
+		cl.User, cl.Password = cmp.Or(user, defaultUser), answers[0]
 	}
 	if err := cl.SetPassword(c.ctx, answers[0], answers[1]); err != nil {
 		return err
 	}
 	fmt.Fprintln(c.out, "Password updated successfully")
 	return nil
+}
+
+// threePasswords reads the old password, the new one, and the new one again.
+func (c *call) threePasswords() (answers [3]string, err error) {
+	for i, prompt := range []string{"old password: ", "new password: ", "new password again: "} {
+		if answers[i], err = c.askSecret(prompt); err != nil {
+			return answers, err
+		}
+	}
+	switch {
+	case answers[1] != answers[2]:
+		return answers, &usageError{"the two new passwords differ; nothing was changed", "type the same new password twice"}
+	case answers[1] == "":
+		return answers, &usageError{"the new password is empty; nothing was changed", "type a new password"}
+	}
+	return answers, nil
 }
 
 func runVersion(c *call) error {

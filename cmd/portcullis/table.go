@@ -309,7 +309,7 @@ func nodeCommands() []*command {
 		{name: "status", group: groupNode, flags: viewFlags, run: runStatus,
 			short: "Show the state of the node; needs no login",
 			long: []string{"Rows of name and value, split at the first colon. A degraded state is said on standard error, " +
-				"one warning: line each; the exit code stays 0 as long as a daemon answers.",
+				"and so is what should be mended, one warning: line each; the exit code stays 0 as long as a daemon answers.",
 				"http/ws and https/wss are disabled: this version judges packets only. ssl in the abs row: ABS is never called without TLS."}},
 		{name: "log_level", group: groupNode, flags: viewFlags, run: runLogLevel,
 			args:  []arg{{name: "LEVEL", optional: true, words: logLevels, help: "the new level"}},
@@ -322,7 +322,7 @@ func nodeCommands() []*command {
 		{name: "update_password", group: groupNode, flags: loginFlags, run: runUpdatePassword,
 			short: "Change the password",
 			long: []string{"Reads three lines from standard input: the old password, the new one, the new one again. " +
-				"At a terminal it asks for them without echo."}},
+				"At a terminal it asks for them without echo. Without -p the old password is the login; root without -p may leave its line empty."}},
 		{name: "get_auth_method", group: groupNode, flags: viewFlags, run: runAuthMethod,
 			short: "Show how users are authenticated"},
 		{name: "version", group: groupNode, flags: viewFlags, run: runVersion,
