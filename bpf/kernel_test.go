@@ -159,32 +159,27 @@ func (k *kernel) tallies(t testing.TB) (sum tallies) {
 	return sum
 }
 
-// xdpMD is struct xdp_md as a test run takes it: Data is the length of the metadata before the packet.
+// xdpMD is struct xdp_md as a test run takes it: DataEnd is the end of the linear part.
 type xdpMD struct{ Data, DataEnd, DataMeta, Ifindex, Queue, Egress uint32 }
 
 const (
-	metadata  = 32 // the most that every kernel allows
-	minInput  = 14 // a test run takes no less; metadata makes up for shorter packets
-	linearMax = 4096 - 256 - 320
+	minRun    = 14               // a test run takes no shorter packet; TestTun has them
+	linearMax = 4096 - 256 - 320 // a test run puts what goes beyond into fragments
 )
 
 // run gives the frame to a program and returns its action. Only the first linear bytes are directly readable in the
-// Frags programs; -1 puts no fragment boundary inside. It reports false if this kernel cannot cut there.
+// Frags programs; -1 puts no fragment boundary inside. It reports false if this kernel cannot run that.
 func (k *kernel) run(t testing.TB, prog string, frame []byte, linear int) (action uint32, ok bool) {
 	t.Helper()
 	p := k.Programs[prog]
-	whole := linear < 0 || linear >= len(frame)
-	if whole && len(frame) >= minInput {
+	switch {
+	case len(frame) < minRun:
+		return 0, false
+	case linear < 0 || linear >= len(frame):
 		return k.call(t, p, &ebpf.RunOptions{Data: frame}), true
-	}
-	if whole {
-		linear = len(frame)
-	}
-	if whole || k.anyCut {
-		data := append(make([]byte, metadata), frame...)
-		return k.call(t, p, &ebpf.RunOptions{Data: data, Context: xdpMD{Data: metadata, DataEnd: uint32(metadata + linear)}}), true
-	}
-	if linear < minInput {
+	case k.anyCut:
+		return k.call(t, p, &ebpf.RunOptions{Data: frame, Context: xdpMD{DataEnd: uint32(linear)}}), true
+	case linear < minRun:
 		return 0, false
 	}
 	off := linearMax - linear

@@ -71,7 +71,7 @@ type encapsulation struct {
 
 // outer is the ethertype (or PPP protocol) of an IP packet; rows with a wrong version choose it themselves.
 func outer(ip []byte) (ethertype uint16, ppp byte) {
-	if ip[0]>>4 == 6 {
+	if len(ip) > 0 && ip[0]>>4 == 6 {
 		return protoIPv6, 0x57
 	}
 	return protoIPv4, 0x21
