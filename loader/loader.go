@@ -1,15 +1,13 @@
 package loader
 
 import (
-	"context"
 	"errors"
-	"iter"
 	"log/slog"
-	"net/netip"
 	"time"
 
-	"github.com/portcullis/portcullis/lists"
-	"github.com/portcullis/portcullis/loader/compile"
+	"github.com/cilium/ebpf"
+
+	"github.com/portcullis/portcullis/bpf"
 )
 
 // Errors of the loader; test with errors.Is. Each is wrapped with what was tried, and how to mend it.
@@ -22,8 +20,11 @@ var (
 	ErrLayout         = errors.New("pinned maps are of another version")
 	ErrKernelTooOld   = errors.New("kernel is too old")
 	ErrNativeMode     = errors.New("driver does not support native XDP")
+	ErrGenericMode    = errors.New("generic XDP was asked for")
 	ErrFull           = errors.New("kernel map is full")
-	ErrNotLoaded      = errors.New("nothing is pinned there") // no daemon ever ran with this pin directory
+	ErrNotLoaded      = errors.New("nothing is pinned there")                    // no daemon ever ran with this pin directory
+	ErrLocked         = errors.New("pin directory is in use by another process") // two daemons on one pin directory
+	ErrDetached       = errors.New("detached on request")                        // by Detach; Attach or a new daemon attaches again
 )
 
 // Mode is how the program is attached.
@@ -35,103 +36,160 @@ const (
 	ModeNativeThenGeneric Mode = "native-then-generic" // native with xdp.frags, native without, generic
 )
 
-// Options of [Open] and [OpenMaps].
+// DefaultPinDir is where pins are unless Options say otherwise.
+const DefaultPinDir = "/sys/fs/bpf/portcullis"
+
+// DefaultCapacity is the room of each trie, in prefixes, unless Options say otherwise.
+const DefaultCapacity = 16 << 20
+
+// Options of [Open] and [OpenMaps]. The zero value works.
 type Options struct {
-	PinDir string // "": /sys/fs/bpf/portcullis
+	PinDir string // "": DefaultPinDir
 	Mode   Mode   // "": ModeNativeThenGeneric
-	// Capacity bounds the prefixes of each family (0: 16 Mi); tries take memory only for what they hold.
+	// Capacity bounds the prefixes of each family (0: DefaultCapacity); tries take memory only for what they hold.
+	// Open with another capacity than before makes new maps, which take over as those of another layout do.
 	Capacity uint32
-	// Boot turns Unix seconds into CLOCK_BOOTTIME (lists/store.Clock.Boot).
+	// Boot turns a wall-clock time into CLOCK_BOOTTIME (lists/store.Clock.Boot). nil: by the clocks as they are now.
 	Boot   func(t time.Time) time.Duration
-	Logger *slog.Logger
+	Logger *slog.Logger // nil: no log
+
+	layout uint32                  // 0: bpf.Layout; tests pretend to be another build
+	step   func(step string) error // nil, or called before each named step of a change of pins; tests fail there
 }
 
-// Maps is the half of the loader that needs no privilege. Safe for concurrent use.
-type Maps struct{}
-
-// OpenMaps opens what a daemon pinned. [ErrNotLoaded], [ErrLayout], [ErrNotPermitted].
-func OpenMaps(o Options) (*Maps, error) { panic("contract") }
-
-// Replace fills the idle tries with cells (sorted, as compile.Table.All yields them), makes them the active ones
-// by one store, and empties the old ones in paced batches before it returns. Readers see the old list or the new
-// one, never a mix. On error the active tries are as before. progress may be nil.
-func (m *Maps) Replace(ctx context.Context, generation uint64, cells iter.Seq2[netip.Prefix, compile.Cell], progress func(done int)) error {
-	panic("contract")
+func (o Options) withDefaults() Options {
+	if o.PinDir == "" {
+		o.PinDir = DefaultPinDir
+	}
+	if o.Mode == "" {
+		o.Mode = ModeNativeThenGeneric
+	}
+	if o.Capacity == 0 {
+		o.Capacity = DefaultCapacity
+	}
+	if o.Boot == nil {
+		o.Boot = bootTime
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.layout == 0 {
+		o.layout = bpf.Layout
+	}
+	if o.step == nil {
+		o.step = func(string) error { return nil }
+	}
+	return o
 }
 
-// Apply writes the rules to the active tries, in order. Transient errors (ENOMEM, EBUSY, EDEADLK, ETIMEDOUT) are
-// retried; [ErrFull] leaves a part applied, which Replace or a further Apply mends. Applying is idempotent.
-func (m *Maps) Apply(generation uint64, rules []compile.Rule) error { panic("contract") }
-
-// Generation is that of the lists which the kernel enforces.
-func (m *Maps) Generation() uint64 { panic("contract") }
-
-// SetFirewall writes the durable switch: off passes everything. It survives this process, not a reboot.
-func (m *Maps) SetFirewall(on bool) error { panic("contract") }
-
-// SetBypass writes the emergency switch of `portcullis bypass`.
-func (m *Maps) SetBypass(on bool) error { panic("contract") }
-
-// Bypass reads it.
-func (m *Maps) Bypass() (bool, error) { panic("contract") }
-
-// Lookup reads the cell that the kernel would use for an address: the prefix that matched and its cell.
-func (m *Maps) Lookup(a netip.Addr) (c compile.Cell, found bool, err error) { panic("contract") }
-
-// Count is one counter, summed over CPUs since the map was made.
-type Count struct {
-	Reason  string // "drop_blacklisted"
-	Family  string // "ipv4", "ipv6", "other"
-	Packets uint64
-	Bytes   uint64
+// spec describes programs and maps as these options want them.
+func (o Options) spec() (*ebpf.CollectionSpec, error) {
+	spec, err := bpf.Spec()
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range trieNames {
+		spec.Maps[name].MaxEntries = o.Capacity
+	}
+	return spec, nil
 }
 
-// Counters returns every counter of an interface, in a fixed order, zeros included.
-func (m *Maps) Counters(iface string) ([]Count, error) { panic("contract") }
-
-// Close closes file descriptors; nothing in the kernel changes.
-func (m *Maps) Close() error { panic("contract") }
-
-// Attachment is the state of one interface.
-type Attachment struct {
-	Interface string
-	Index     int    // 0: the interface does not exist now
-	Mode      Mode   // native or generic as it is, "" if not attached
-	Frags     bool   // the multi-buffer program
-	Layer3    bool   // the entry program for devices without an Ethernet header
-	Fallback  string // why native was refused, in the kernel's words; "" if native
-	Err       error  // why it is not attached now; nil if it is
-	Adopted   bool   // a previous daemon had attached it
+// Loader is the privileged half: it needs CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON. Its methods must not be called
+// concurrently, except Maps. Interfaces are those of the network namespace of the calling thread.
+type Loader struct {
+	o    Options
+	dir  pinDir
+	lock *dirLock // held until Close: one Loader a pin directory
+	maps *Maps
+	// staged: maps lie in the staging directory, filled but read by no program; the first Attach makes them real.
+	staged bool
+	ifaces []*remembered
 }
-
-// Loader is the privileged half. Its methods must not be called concurrently, except Maps.
-type Loader struct{}
 
 // Open checks privileges and kernel, mounts a bpf filesystem if PinDir is under /sys/fs/bpf and none is there,
-// takes a lock on the pin directory, adopts pinned maps or makes them (published by rename), and loads nothing yet.
-func Open(o Options) (*Loader, error) { panic("contract") }
+// and locks the pin directory ([ErrLocked]). It adopts pinned maps, or makes and publishes empty ones; it attaches
+// nothing.
+//
+// Where the pins are of another layout or capacity and programs still read them, new maps are made in a staging
+// directory. Fill them with Maps().Replace; the first Attach points every pinned link at them, then publishes
+// them in place of the old pins. Until then the old program judges by the old maps, so there is no moment
+// without judgement, and a process that dies halfway leaves what a later Open begins anew from.
+func Open(o Options) (*Loader, error) {
+	o = o.withDefaults()
+	if err := checkHost(); err != nil {
+		return nil, err
+	}
+	dir, err := makePinDir(o)
+	if err != nil {
+		return nil, err
+	}
+	lock, err := dir.claim()
+	if err != nil {
+		return nil, err
+	}
+	l := &Loader{o: o, dir: dir, lock: lock}
+	if err := l.openMaps(); err != nil {
+		lock.release()
+		return nil, err
+	}
+	return l, nil
+}
 
-// Maps returns the other half, open for as long as the Loader is.
-func (l *Loader) Maps() *Maps { panic("contract") }
+// openMaps adopts the pinned maps or makes new ones, under the lock for changes of pins.
+func (l *Loader) openMaps() error {
+	unlock, err := l.dir.lockChanges()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if err := l.dir.removeStaging(); err != nil {
+		return err
+	}
+	m, err := openPinned(l.dir, l.dir.path, l.o)
+	switch {
+	case err == nil && m.capacity == l.o.Capacity:
+		l.maps = m
+		l.o.Logger.Info("adopted pinned maps", "pin_dir", l.dir.path, "generation", m.Generation())
+		return nil
+	case err == nil:
+		l.o.Logger.Info("capacity changed, new maps will take over", "was", m.capacity, "is", l.o.Capacity)
+		_ = m.Close()
+	case errors.Is(err, ErrNotLoaded):
+	case errors.Is(err, ErrLayout):
+		l.o.Logger.Info("pinned maps are of another version, new ones will take over", "because", err)
+	default:
+		return err
+	}
+	return l.makeMaps()
+}
 
-// Attach puts the program of this build on the interface, pinned: by link.Update if a link of ours is pinned for
-// it (no packet in between is unjudged), else by attaching in the order of Options.Mode. A program of somebody
-// else is left alone: [ErrForeignProgram] names it. The interface is remembered for [Loader.Reconcile].
-func (l *Loader) Attach(iface string) (Attachment, error) { panic("contract") }
+// makeMaps makes empty maps and publishes them, unless programs read others: then they stay staged.
+func (l *Loader) makeMaps() error {
+	links, err := l.dir.links()
+	if err != nil {
+		return err
+	}
+	if err := createMaps(l.dir, l.o); err != nil {
+		return err
+	}
+	if len(links) == 0 {
+		if err := l.dir.publishMaps(l.o); err != nil {
+			return err
+		}
+		l.maps, err = openPinned(l.dir, l.dir.path, l.o)
+		return err
+	}
+	l.staged = true
+	l.maps, err = openPinned(l.dir, l.dir.stagingMaps(), l.o)
+	return err
+}
 
-// Reconcile looks at every interface given to Attach and attaches again where one was deleted and made anew.
-// Call it on RTM_NEWLINK and every second.
-func (l *Loader) Reconcile() []Attachment { panic("contract") }
-
-// Watch blocks until an interface appears, changes or goes away, or ctx ends.
-func Watch(ctx context.Context, changed func()) error { panic("contract") }
+// Maps returns the other half, open for as long as the Loader is. It may be called and used concurrently.
+func (l *Loader) Maps() *Maps { return l.maps }
 
 // Close closes file descriptors and the lock; packets are judged as before.
-func (l *Loader) Close() error { panic("contract") }
-
-// Detach takes the program off these interfaces (none given: off all) and removes their pins; when none is left
-// it removes the maps too. It works with and without a daemon. It is the only way to end enforcement.
-// It returns the interfaces it detached.
-func Detach(pinDir string, ifaces ...string) ([]string, error) { panic("contract") }
-
-var _ lists.Verdict
+func (l *Loader) Close() error {
+	err := l.maps.Close()
+	l.lock.release()
+	return err
+}

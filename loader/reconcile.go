@@ -1,0 +1,116 @@
+package loader
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+)
+
+// Reconcile looks at every interface given to Attach and attaches again where one was deleted and made anew, or
+// appeared at last. Call it on RTM_NEWLINK (see [Watch]) and every second: until it has run, a new interface of
+// an old name is not judged. The result is in the order of Attach.
+//
+//   - An interface that [Detach] took off is left alone ([ErrDetached]) until Attach is called for it, or a new
+//     daemon calls it.
+//   - A renamed interface goes on being judged; its pins are renamed with it. Under its old name it is missing
+//     ([ErrNoInterface]), and what appears under that name is attached as a new one.
+//   - An interface moved to another network namespace goes on being judged there, until another of its name is
+//     attached here.
+//   - What was refused is tried again when the interface changes.
+func (l *Loader) Reconcile() []Attachment {
+	out := make([]Attachment, 0, len(l.ifaces))
+	for _, r := range l.ifaces {
+		l.reconcile(r)
+		out = append(out, r.Attachment)
+	}
+	return out
+}
+
+func (l *Loader) reconcile(r *remembered) {
+	d, err := findDevice(r.Interface)
+	if err != nil {
+		l.missing(r, err)
+		return
+	}
+	pin, err := l.dir.pinOf(d)
+	if err != nil {
+		r.Err = err
+		return
+	}
+	if r.Err != nil && r.failed == d {
+		return
+	}
+	if pin != "" && r.attached {
+		r.Index, r.Mode, r.Err = d.index, d.mode, nil
+		return
+	}
+	unlock, err := l.dir.lockChanges()
+	if err != nil {
+		r.Err = err
+		return
+	}
+	defer unlock()
+	if r.attached && !exists(l.dir.link(r.Interface)) {
+		r.Attachment = Attachment{
+			Interface: r.Interface, Index: d.index, Layer3: r.Layer3,
+			Err: fmt.Errorf("protect %s: %w; it is attached again by a restart of the daemon", r.Interface, ErrDetached),
+		}
+		return
+	}
+	l.o.Logger.Info("interface appeared or changed, attaching", "interface", r.Interface, "index", d.index)
+	l.attach(r)
+}
+
+// missing notes that there is no such interface, and follows it if it was renamed.
+func (l *Loader) missing(r *remembered, err error) {
+	adopted := r.Adopted
+	r.Attachment = Attachment{Interface: r.Interface, Adopted: adopted, Err: err}
+	r.failed = device{}
+	if !exists(l.dir.link(r.Interface)) {
+		return
+	}
+	unlock, err := l.dir.lockChanges()
+	if err != nil {
+		r.Err = err
+		return
+	}
+	defer unlock()
+	if err := l.dir.followNames(); err != nil {
+		r.Err = err
+		return
+	}
+	if !exists(l.dir.link(r.Interface)) {
+		r.attached = false
+		l.o.Logger.Warn("interface was renamed: it is still judged, configure its new name", "interface", r.Interface)
+	}
+}
+
+// Watch calls changed whenever an interface of the calling thread's network namespace appears, changes or goes
+// away, until ctx ends, whose error it returns, at most a quarter of a second later.
+func Watch(ctx context.Context, changed func()) error {
+	s, err := nl.Subscribe(unix.NETLINK_ROUTE, unix.RTNLGRP_LINK)
+	if err != nil {
+		return fmt.Errorf("watch interfaces: %w", err)
+	}
+	defer s.Close()
+	if err := s.SetReceiveTimeout(&unix.Timeval{Usec: int64(250 * time.Millisecond / time.Microsecond)}); err != nil {
+		return fmt.Errorf("watch interfaces: %w", err)
+	}
+	for {
+		_, _, err := s.Receive()
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		switch {
+		case errors.Is(err, unix.EAGAIN), errors.Is(err, unix.EINTR):
+		case err == nil, errors.Is(err, unix.ENOBUFS): // more happened than was kept
+			changed()
+		default:
+			return fmt.Errorf("watch interfaces: %w", err)
+		}
+	}
+}

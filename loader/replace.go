@@ -1,0 +1,124 @@
+package loader
+
+import (
+	"context"
+	"fmt"
+	"iter"
+	"net/netip"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/portcullis/portcullis/bpf"
+	"github.com/portcullis/portcullis/loader/compile"
+)
+
+// Replace fills the idle tries with cells (sorted, as compile.Table.All yields them), makes them the active ones
+// by one store, and empties the old ones in paced batches before it returns. Every packet is judged by the old
+// list or by the new one, never by a mix. On error the active tries are as before: [ErrFull], ctx's error. If ctx
+// ends after the switch, Replace returns nil and the next one empties the rest. progress may be nil; it is called
+// with the number of prefixes written, about every 64 Ki.
+func (m *Maps) Replace(ctx context.Context, generation uint64, cells iter.Seq2[netip.Prefix, compile.Cell], progress func(done int)) error {
+	leave, err := m.enter()
+	if err != nil {
+		return err
+	}
+	defer leave()
+	m.writing.Lock()
+	defer m.writing.Unlock()
+
+	old := m.words.active()
+	idle := 1 - old
+	if err := m.sides[idle].empty(ctx); err != nil { // a daemon killed in the middle left it so
+		return fmt.Errorf("empty idle tries: %w", err)
+	}
+	f := filler{to: &m.sides[idle], boot: m.boot, room: int(m.capacity), progress: progress}
+	if err := f.fill(ctx, cells); err != nil {
+		if err := m.sides[idle].empty(context.WithoutCancel(ctx)); err != nil {
+			m.log.Warn("idle tries keep what an unfinished replacement wrote; the next one empties them", "error", err)
+		}
+		return fmt.Errorf("fill idle tries: %w", err)
+	}
+	atomic.StoreUint32(&m.words.Active, uint32(idle))
+	atomic.StoreUint64(&m.words.Generation, generation)
+	m.held = f.count
+
+	waitForReaders()
+	if err := m.sides[old].empty(ctx); err != nil {
+		m.log.Warn("old tries are not empty yet; the next replacement empties them", "error", err)
+	}
+	return nil
+}
+
+func (s *side) empty(ctx context.Context) error {
+	if err := s.v4.empty(ctx); err != nil {
+		return err
+	}
+	return s.v6.empty(ctx)
+}
+
+// waitForReaders returns once no program runs that read the control words before the call.
+func waitForReaders() {
+	// It waits for an RCU grace period; programs run inside RCU read sections.
+	const membarrierCmdGlobal = 1 // linux/membarrier.h
+	_, _, errno := unix.Syscall(unix.SYS_MEMBARRIER, membarrierCmdGlobal, 0, 0)
+	if errno != 0 { // nohz_full kernels refuse it; a program runs for microseconds
+		time.Sleep(100 * time.Millisecond)
+	}
+}
+
+// filler writes cells to empty tries in batches.
+type filler struct {
+	to       *side
+	boot     clock
+	room     int // of each family
+	progress func(done int)
+
+	count   [2]int // v4, v6
+	keys4   []bpf.KeyV4
+	keys6   []bpf.KeyV6
+	cells   []bpf.Cell // of the keys of whichever family is being collected
+	written int
+}
+
+func (f *filler) fill(ctx context.Context, cells iter.Seq2[netip.Prefix, compile.Cell]) error {
+	for p, c := range cells {
+		is4 := p.Addr().Is4()
+		if len(f.cells) == putBatch || is4 != (len(f.keys6) == 0) && len(f.cells) > 0 {
+			if err := f.flush(ctx); err != nil {
+				return err
+			}
+		}
+		if is4 {
+			f.keys4 = append(f.keys4, keyV4(p))
+			f.count[0]++
+		} else {
+			f.keys6 = append(f.keys6, keyV6(p))
+			f.count[1]++
+		}
+		f.cells = append(f.cells, f.boot.cell(c))
+		if max(f.count[0], f.count[1]) > f.room {
+			return fmt.Errorf("%w: %d prefixes of a family", ErrFull, f.room)
+		}
+	}
+	return f.flush(ctx)
+}
+
+func (f *filler) flush(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	var err error
+	if len(f.keys4) > 0 {
+		err = f.to.v4.put(f.keys4, f.cells)
+	} else {
+		err = f.to.v6.put(f.keys6, f.cells)
+	}
+	f.written += len(f.cells)
+	f.keys4, f.keys6, f.cells = f.keys4[:0], f.keys6[:0], f.cells[:0]
+	if err == nil && f.progress != nil {
+		f.progress(f.written)
+	}
+	return err
+}
