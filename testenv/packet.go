@@ -63,7 +63,8 @@ func (w *Wire) Send(frame []byte) error {
 	}
 }
 
-// Receive returns the next incoming frame that holds mark. [ErrNoAnswer] if none comes in time.
+// Receive returns the next incoming frame that holds mark. [ErrNoAnswer] if none comes in time; what is queued already
+// is looked at in any case, so a timeout of 0 tells whether one came.
 func (w *Wire) Receive(mark []byte, timeout time.Duration) ([]byte, error) {
 	buf := make([]byte, 64<<10)
 	for deadline := time.Now().Add(timeout); ; {
@@ -71,7 +72,8 @@ func (w *Wire) Receive(mark []byte, timeout time.Duration) ([]byte, error) {
 		switch {
 		case err == nil && incoming(from) && bytes.Contains(buf[:size], mark):
 			return buf[:size], nil
-		case err != nil && !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EINTR):
+		case err == nil, errors.Is(err, unix.EINTR):
+		case !errors.Is(err, unix.EAGAIN):
 			return nil, fmt.Errorf("receive frame: %w", err)
 		case time.Now().After(deadline):
 			return nil, fmt.Errorf("receive frame: %w", ErrNoAnswer)

@@ -1,0 +1,140 @@
+package scenario
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// TestDiskFull: with no room left, changes are refused and never answered "added"; what is enforced stays enforced, and
+// once there is room again changes are taken.
+func TestDiskFull(t *testing.T) {
+	r := newRig(t)
+	dir, err := r.Lab.MountTmpfs("small", 16<<20)
+	r.must(err)
+	r.daemon.StateDir = filepath.Join(dir, "state")
+	r.must(r.daemon.Start())
+	r.cli("add_blacklist", "ip", r.Client.IPv4.String())
+
+	ballast := filepath.Join(dir, "ballast")
+	fill(t, ballast)
+	refusals := 0
+	for i := range 40 { // pages that the database has to spare may take a few
+		out, err := r.daemon.CLI("add_blacklist", "ip", fmt.Sprintf("10.0.0.%d", i), "--reason", strings.Repeat("x", 900))
+		r.must(err)
+		if out.Code == 0 {
+			continue
+		}
+		refusals++
+		if out.Code != 1 || out.Stdout != "" || !strings.HasPrefix(out.Stderr, "error: ") {
+			t.Fatalf("add on a full disk: %+v", out)
+		}
+		if strings.Contains(strings.Join(r.lists(), "\n")+"\n", fmt.Sprintf("blacklist 10.0.0.%d\n", i)) {
+			t.Fatalf("10.0.0.%d was refused and is listed", i)
+		}
+	}
+	if refusals == 0 {
+		t.Fatal("no change was refused: the disk is not full")
+	}
+	r.blocked(r.Client, ipv4...)
+	r.reach(r.Another)
+	full := r.lists()
+
+	// A crash on the full disk loses nothing that was answered.
+	r.must(r.daemon.Kill())
+	r.blocked(r.Client, "ping")
+	r.must(os.Remove(ballast))
+	r.must(r.daemon.Start())
+	if now := r.lists(); strings.Join(now, ",") != strings.Join(full, ",") {
+		t.Errorf("after a crash: %q, want %q", now, full)
+	}
+	r.cli("add_blacklist", "ip", r.Another.IPv4.String())
+	r.blocked(r.Another, ipv4...)
+	r.blocked(r.Client, ipv4...)
+}
+
+// fill writes until the filesystem is full.
+func fill(t *testing.T, path string) {
+	t.Helper()
+	f, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	for size := 1 << 20; size >= 4096; {
+		if _, err := f.Write(make([]byte, size)); err != nil {
+			size /= 2
+		}
+	}
+}
+
+// TestCorruptDatabase: a damaged database never becomes an empty list over live maps. With a verified copy that one is
+// used, and status says so; without one the daemon does not start. The kernel blocks all the while.
+func TestCorruptDatabase(t *testing.T) {
+	r := start(t)
+	for i := range 50 {
+		r.cli("add_blacklist", "ip", fmt.Sprintf("10.0.0.%d", i))
+	}
+	r.cli("add_blacklist", "ip", r.Client.IPv4.String())
+	r.must(r.daemon.Stop())
+	copies, err := filepath.Glob(filepath.Join(r.daemon.StateDir, "snapshots", "*"))
+	r.must(err)
+	if len(copies) == 0 {
+		t.Fatalf("stopping made no verified copy in %s", r.daemon.StateDir)
+	}
+	damage(t, r.daemon.StateDir)
+	r.must(r.daemon.Start())
+	s, err := r.daemon.Status()
+	r.must(err)
+	if len(s.Degraded) == 0 || s.Entries["blacklist"] != 51 {
+		t.Errorf("with a verified copy: degraded %q, %d entries; want it said, and 51", s.Degraded, s.Entries["blacklist"])
+	}
+	r.blocked(r.Client, ipv4...)
+
+	r.must(r.daemon.Stop())
+	damage(t, r.daemon.StateDir)
+	r.must(os.RemoveAll(filepath.Join(r.daemon.StateDir, "snapshots")))
+	r.must(r.daemon.Launch())
+	select {
+	case <-r.daemon.Done():
+		if r.daemon.ExitCode() == 0 {
+			t.Error("exit code 0 with a corrupt database")
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("it runs on a corrupt database without a copy")
+	}
+	r.blocked(r.Client, ipv4...)
+	r.reach(r.Another)
+}
+
+// damage overwrites the middle of every page of the database after the first, and removes the log that could heal it.
+func damage(t *testing.T, dir string) {
+	t.Helper()
+	path := filepath.Join(dir, "lists.db")
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if st.Size() < 3*4096 {
+		t.Fatalf("%s has %d bytes only", path, st.Size())
+	}
+	for at := int64(4096); at < st.Size(); at += 4096 {
+		if _, err := f.WriteAt([]byte("this is not what was written here"), at+1000); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := f.WriteAt([]byte{0xff, 0xff, 0xff, 0xff}, at); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, suffix := range []string{"-wal", "-shm"} {
+		_ = os.Remove(path + suffix)
+	}
+}
