@@ -96,12 +96,13 @@ func (o own) with(e *lists.Entry, gone bool) own {
 	return o.set(e.Source, until)
 }
 
-// deadline is never 0, which means no entry: what ended in 1970 or before ended at 1.
+// deadline is the end in Unix seconds, rounded up as snapshots do. It is never 0, which means no entry: what ended
+// in 1970 or before ended at 1.
 func deadline(expires time.Time) int64 {
 	if expires.IsZero() {
 		return Never
 	}
-	return max(1, expires.Unix())
+	return max(1, expires.Add(time.Second-1).Unix())
 }
 
 // canonical masks a prefix and moves an IPv4-mapped one to IPv4; ok is false for what is no prefix.
