@@ -159,29 +159,39 @@ func (a *auditLog) sync(upTo uint64) error {
 	return nil
 }
 
+// flush makes everything durable. Both locks are held.
+func (a *auditLog) flush() error {
+	if err := a.lines.Sync(); err != nil {
+		return fmt.Errorf("write %s: %w", auditFile, err)
+	}
+	if err := appendHashes(a.chain, a.pending); err != nil {
+		return fmt.Errorf("write %s: %w", chainFile, err)
+	}
+	a.synced, a.pending = a.written, nil
+	return nil
+}
+
 // rotate moves files of an earlier day aside. A rotation that fails is tried again at the next write.
 func (a *auditLog) rotate() error {
 	a.mu.Lock()
-	due := a.lines == nil || a.today() > a.day
-	upTo := a.written
+	due := a.lines == nil || a.today() > a.day || a.displaced()
 	a.mu.Unlock()
 	if !due {
 		return nil
-	}
-	if err := a.sync(upTo); err != nil && a.lines != nil {
-		return err
 	}
 	a.syncing.Lock()
 	defer a.syncing.Unlock()
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.lines == nil {
+	switch {
+	case a.lines == nil:
 		return a.reopen()
+	case a.displaced():
+		return a.replace()
+	case a.today() <= a.day:
+		return nil // somebody else was faster
 	}
-	if a.today() <= a.day || len(a.pending) > 0 {
-		return nil // somebody else was faster; or lines came in between: next time
-	}
-	if err := a.chain.Sync(); err != nil {
+	if err := errors.Join(a.flush(), a.chain.Sync()); err != nil {
 		return fmt.Errorf("rotate audit log: %w", err)
 	}
 	suffix := a.freeSuffix(a.day)
@@ -192,14 +202,42 @@ func (a *auditLog) rotate() error {
 		return errors.Join(fmt.Errorf("rotate audit log: %w", err), os.Rename(a.path(chainFile+suffix), a.path(chainFile)))
 	}
 	a.log.Info("audit log rotated", "to", auditFile+suffix, "lines", a.count, "head", a.head.String())
-	a.lines.Close()
-	a.chain.Close()
-	a.lines, a.chain = nil, nil
+	return a.reopen()
+}
+
+// displaced reports whether somebody moved or removed the files under us: lines would go where nobody reads them.
+func (a *auditLog) displaced() bool {
+	return a.lines != nil && (!sameFile(a.lines, a.path(auditFile)) || !sameFile(a.chain, a.path(chainFile)))
+}
+
+func sameFile(f *os.File, path string) bool {
+	mine, err1 := f.Stat()
+	there, err2 := os.Lstat(path)
+	return err1 == nil && err2 == nil && os.SameFile(mine, there)
+}
+
+// replace begins new files in place of displaced ones. The chain keeps what was lost: verify goes on reporting it.
+func (a *auditLog) replace() error {
+	a.fault = auditFile + " or " + chainFile + " was moved or removed while in use"
+	a.log.Error("audit log does not hold", "why", a.fault, "lines", a.count, "head", a.head.String())
+	if err := a.flush(); err != nil {
+		return err
+	}
+	if _, err := os.Lstat(a.path(auditFile)); errors.Is(err, os.ErrNotExist) {
+		if err := ignoreMissing(os.Rename(a.path(chainFile), a.path(chainFile+a.freeSuffix(a.day)))); err != nil {
+			return fmt.Errorf("begin new audit log: %w", err)
+		}
+	}
 	return a.reopen()
 }
 
 // reopen opens the present files after a rotation.
 func (a *auditLog) reopen() error {
+	if a.lines != nil {
+		a.lines.Close()
+		a.chain.Close()
+		a.lines, a.chain = nil, nil
+	}
 	if _, err := a.open(); err != nil {
 		return fmt.Errorf("begin new audit log: %w", err)
 	}
@@ -236,18 +274,14 @@ func (a *auditLog) broken() string {
 }
 
 func (a *auditLog) close() error {
-	a.mu.Lock()
-	upTo := a.written
-	a.mu.Unlock()
-	err := a.sync(upTo)
 	a.syncing.Lock()
 	defer a.syncing.Unlock()
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.lines == nil {
-		return err
+		return nil
 	}
-	err = errors.Join(err, a.chain.Sync(), a.lines.Close(), a.chain.Close())
+	err := errors.Join(a.flush(), a.chain.Sync(), a.lines.Close(), a.chain.Close())
 	a.lines, a.chain = nil, nil
 	a.log.Info("audit log closed", "lines", a.count, "head", a.head.String())
 	return err

@@ -58,6 +58,14 @@ func (s *Server) authenticate(ctx huma.Context, next func(huma.Context)) {
 		unauthorized(w, "this needs a login")
 		return
 	}
+	if ctx.Operation().MaxBodyBytes > bigBody && (r.ContentLength < 0 || r.ContentLength > bigBody) {
+		select {
+		case s.big <- struct{}{}:
+			defer func() { <-s.big }()
+		case <-r.Context().Done():
+			return
+		}
+	}
 	next(huma.WithValue(ctx, callerKey{}, caller))
 }
 
@@ -76,7 +84,8 @@ func (s *Server) login(ctx context.Context, p peer, user, password string) *Erro
 		s.guard.succeeded(key)
 		return nil
 	}
-	if ctx.Err() == nil && err.Code == CodeForbidden {
+	// Counted even if the call has ended: who hangs up early must not guess for free.
+	if err.Code == CodeForbidden {
 		s.guard.failed(key)
 		s.auditFailedLogin(p, user)
 	}

@@ -2,7 +2,6 @@ package control
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -10,8 +9,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
-	"slices"
 	"strings"
 )
 
@@ -40,6 +37,9 @@ func parseLink(b []byte) (h hash, ok bool) {
 	_, err := hex.Decode(h[:], b)
 	return h, err == nil
 }
+
+// lostLink stands in a chain for the link of a line whose chain was removed.
+const lostLink = "lost"
 
 type chainHeader struct {
 	day   string
@@ -144,13 +144,15 @@ func compare(ctx context.Context, name string, log, chain io.Reader) (w walk, er
 		prev := w.tail
 		link, ok := parseLink(text)
 		w.links++
-		if w.tail = link; !ok {
-			bad("%s line %d: its link is no hash", name, w.links)
-			continue
-		}
+		w.tail = link
+		lost := string(text) == lostLink
 		line, tornLine, err := nextLine(logs)
 		w.torn = tornLine
 		switch {
+		case lost:
+			bad("%s line %d cannot be checked: the chain was lost", name, w.links)
+		case !ok:
+			bad("%s line %d cannot be checked: its link is no hash", name, w.links)
 		case errors.Is(err, io.EOF):
 			bad("%s line %d and what came after is missing: the log was cut", name, w.links)
 		case err != nil:
@@ -180,255 +182,4 @@ func ignoreEOF(err error) error {
 		return nil
 	}
 	return err
-}
-
-// open opens or makes the present files and mends what a crash left: lines without link get one. It returns how
-// many. What cannot be a crash is kept as it is, and becomes the fault.
-func (a *auditLog) open() (recovered int, err error) {
-	if err := a.finishRotation(); err != nil {
-		return 0, err
-	}
-	lines, err := a.openFile(auditFile)
-	if err != nil {
-		return 0, err
-	}
-	chain, err := a.openFile(chainFile)
-	if err != nil {
-		lines.Close()
-		return 0, err
-	}
-	if recovered, err = a.adopt(lines, chain); err != nil {
-		lines.Close()
-		chain.Close()
-		return 0, err
-	}
-	a.lines, a.chain = lines, chain
-	return recovered, syncDir(a.dir)
-}
-
-// adopt reads the files, completes them and takes over where they end.
-func (a *auditLog) adopt(lines, chain *os.File) (recovered int, err error) {
-	if info, err := chain.Stat(); err != nil {
-		return 0, err
-	} else if info.Size() == 0 {
-		if err := a.startChain(chain); err != nil {
-			return 0, err
-		}
-	}
-	w, err := compare(context.Background(), auditFile, lines, chain)
-	if err != nil {
-		return 0, fmt.Errorf("read %s: %w", auditFile, err)
-	}
-	if w.tornLink >= 0 {
-		if err := chain.Truncate(w.tornLink); err != nil {
-			return 0, err
-		}
-	}
-	if w.torn {
-		if _, err := lines.WriteString("\n"); err != nil {
-			return 0, err
-		}
-	}
-	if err := errors.Join(lines.Sync(), appendHashes(chain, w.unchained), chain.Sync()); err != nil {
-		return 0, err
-	}
-	info, err := lines.Stat()
-	if err != nil {
-		return 0, err
-	}
-	recovered = len(w.unchained)
-	a.size, a.day, a.head, a.count = info.Size(), w.header.day, w.tail, w.header.lines+w.links+recovered
-	if recovered > 0 {
-		a.head = w.unchained[recovered-1]
-	}
-	if a.fault == "" {
-		a.fault = w.fault
-	}
-	return recovered, nil
-}
-
-// startChain writes the header that ties a new chain to the newest rotated one.
-func (a *auditLog) startChain(chain *os.File) error {
-	header := chainHeader{day: a.today()}
-	rotated, err := a.rotated()
-	if err != nil {
-		return err
-	}
-	if len(rotated) > 0 {
-		last := rotated[len(rotated)-1]
-		w, err := a.compareFiles(context.Background(), last.suffix)
-		if err != nil {
-			return err
-		}
-		header.lines, header.prev = w.header.lines+w.links, w.tail
-	}
-	if _, err := chain.WriteString(header.String()); err != nil {
-		return errors.Join(err, chain.Truncate(0))
-	}
-	_, err = chain.Seek(0, io.SeekStart)
-	return err
-}
-
-// finishRotation completes a rotation that a crash cut between its two renames.
-func (a *auditLog) finishRotation() error {
-	if _, err := os.Lstat(a.path(chainFile)); !errors.Is(err, os.ErrNotExist) {
-		return err
-	}
-	if _, err := os.Lstat(a.path(auditFile)); err != nil {
-		return ignoreMissing(err)
-	}
-	rotated, err := a.rotated()
-	if err != nil || len(rotated) == 0 {
-		return err
-	}
-	target := a.path(auditFile + rotated[len(rotated)-1].suffix)
-	if _, err := os.Lstat(target); !errors.Is(err, os.ErrNotExist) {
-		return err
-	}
-	return os.Rename(a.path(auditFile), target)
-}
-
-func ignoreMissing(err error) error {
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
-	return err
-}
-
-// rotatedChain is a chain file of an earlier day.
-type rotatedChain struct {
-	suffix string
-	header chainHeader
-}
-
-// rotated returns the chains of earlier days, oldest first.
-func (a *auditLog) rotated() ([]rotatedChain, error) {
-	paths, err := filepath.Glob(a.path(chainFile) + ".*")
-	if err != nil {
-		return nil, err
-	}
-	var out []rotatedChain
-	for _, path := range paths {
-		f, err := os.Open(path)
-		if err != nil {
-			return nil, err
-		}
-		line, _, _ := nextLine(bufio.NewReaderSize(f, 4<<10))
-		line = bytes.Clone(line)
-		f.Close()
-		// One without a header sorts first, and compare reports it.
-		header, _ := parseHeader(line)
-		out = append(out, rotatedChain{strings.TrimPrefix(path, a.path(chainFile)), header})
-	}
-	slices.SortStableFunc(out, func(x, y rotatedChain) int {
-		if x.header.lines != y.header.lines {
-			return x.header.lines - y.header.lines
-		}
-		return strings.Compare(x.suffix, y.suffix)
-	})
-	return out, nil
-}
-
-// compareFiles compares one pair of rotated files.
-func (a *auditLog) compareFiles(ctx context.Context, suffix string) (walk, error) {
-	chain, err := os.Open(a.path(chainFile + suffix))
-	if err != nil {
-		return walk{}, err
-	}
-	defer chain.Close()
-	lines, err := os.Open(a.path(auditFile + suffix))
-	if errors.Is(err, os.ErrNotExist) {
-		return compare(ctx, auditFile+suffix, strings.NewReader(""), chain)
-	}
-	if err != nil {
-		return walk{}, err
-	}
-	defer lines.Close()
-	return compare(ctx, auditFile+suffix, lines, chain)
-}
-
-// verify reads every file there is and returns how many lines hold and the newest link. The error names the first
-// line that does not hold.
-func (a *auditLog) verify(ctx context.Context) (held int, head string, err error) {
-	rotated, present, head, err := a.freeze(ctx)
-	if err != nil {
-		return 0, "", fmt.Errorf("verify audit log: %w", err)
-	}
-	walks := make([]walk, 0, len(rotated)+1)
-	for _, r := range rotated {
-		w, err := a.compareFiles(ctx, r.suffix)
-		if err != nil {
-			return 0, "", fmt.Errorf("verify audit log: %w", err)
-		}
-		if w.fault == "" && len(w.unchained) > 0 {
-			w.fault = fmt.Sprintf("%s has %d lines more than were written", auditFile+r.suffix, len(w.unchained))
-		}
-		walks = append(walks, w)
-	}
-	walks = append(walks, present)
-	fault := ""
-	for i, w := range walks {
-		held += w.held
-		if i > 0 && fault == "" && (w.header.prev != walks[i-1].tail || w.header.lines != walks[i-1].header.lines+walks[i-1].links) {
-			fault = fmt.Sprintf("files between line %d and line %d are missing", walks[i-1].header.lines+walks[i-1].links, w.header.lines+1)
-		}
-		if fault == "" {
-			fault = w.fault
-		}
-		if fault != "" {
-			break
-		}
-	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.fault = fault
-	if fault != "" {
-		return held, head, fmt.Errorf("audit log does not hold: %s; %d lines before it hold", fault, held)
-	}
-	return held, head, nil
-}
-
-// freeze compares the present files up to where they end now, and lists those of earlier days, such that no rotation
-// comes in between.
-func (a *auditLog) freeze(ctx context.Context) (rotated []rotatedChain, present walk, head string, err error) {
-	a.mu.Lock()
-	upTo := a.written
-	a.mu.Unlock()
-	if err := a.sync(upTo); err != nil {
-		return nil, walk{}, "", err
-	}
-	a.syncing.Lock()
-	defer a.syncing.Unlock()
-	a.mu.Lock()
-	if rotated, err = a.rotated(); err != nil {
-		a.mu.Unlock()
-		return nil, walk{}, "", err
-	}
-	lines, errLog := os.Open(a.path(auditFile))
-	chain, errChain := os.Open(a.path(chainFile))
-	pending, size, tail := len(a.pending), a.size, a.head
-	a.mu.Unlock()
-	if err := errors.Join(errLog, errChain); err != nil {
-		return nil, walk{}, "", err
-	}
-	defer lines.Close()
-	defer chain.Close()
-	// Writers go on appending lines, not links: those wait for syncing.
-	if present, err = compare(ctx, auditFile, io.LimitReader(lines, size), chain); err != nil {
-		return nil, walk{}, "", err
-	}
-	if pending > 0 && len(present.unchained) == pending {
-		present.tail, present.unchained = present.unchained[pending-1], nil
-	}
-	if info, err := lines.Stat(); err == nil && present.fault == "" {
-		switch {
-		case info.Size() < size:
-			present.fault = fmt.Sprintf("%s was cut to %d of %d bytes", auditFile, info.Size(), size)
-		case len(present.unchained) > 0:
-			present.fault = fmt.Sprintf("%s has %d lines more than were written", auditFile, len(present.unchained))
-		case present.tail != tail:
-			present.fault = fmt.Sprintf("%s and its chain do not end where this daemon left them", auditFile)
-		}
-	}
-	return rotated, present, tail.String(), nil
 }

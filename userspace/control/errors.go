@@ -11,8 +11,11 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 )
 
-// huma knows one error model for the whole process; ours replaces it before anything can use it.
-func init() { huma.NewError = humaError }
+// huma keeps these for the whole process; they are set before anything can use them.
+func init() {
+	huma.NewError = humaError
+	huma.DefaultArrayNullable = false
+}
 
 // humaError turns what huma finds wrong with a request into our error. Values are left out: they may be secrets.
 func humaError(status int, message string, details ...error) huma.StatusError {

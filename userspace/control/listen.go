@@ -4,11 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
-	"net/http"
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -115,6 +116,7 @@ const (
 	maxConnsUID   = 64
 	maxConnsOther = 512 // all uids but root
 	maxConnsRoot  = 1024
+	maxTurned     = 256 // that are being told to try again
 )
 
 // limits counts connections.
@@ -154,6 +156,8 @@ func (l *limits) give(uid int) {
 type limitListener struct {
 	net.Listener
 	limits *limits
+	turned sync.WaitGroup
+	count  atomic.Int32
 }
 
 func (l *limitListener) Accept() (net.Conn, error) {
@@ -168,20 +172,33 @@ func (l *limitListener) Accept() (net.Conn, error) {
 			continue
 		}
 		if !l.limits.take(p.uid) {
-			turnAway(c)
+			l.turnAway(c)
 			continue
 		}
 		return &limitConn{Conn: c, peer: p, limits: l.limits}, nil
 	}
 }
 
-// turnAway answers without reading. The answer fits into the socket's buffer, so it never blocks.
-func turnAway(c net.Conn) {
-	const body = `{"code":"failed","message":"too many connections at once","hint":"try again"}` + "\n"
-	_ = c.SetWriteDeadline(time.Now().Add(100 * time.Millisecond))
-	fmt.Fprintf(c, "HTTP/1.1 %d Service Unavailable\r\nContent-Type: application/json\r\nRetry-After: 1\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s",
-		http.StatusServiceUnavailable, len(body), body)
-	c.Close()
+// turnAway says "try again" to a connection too many. It reads what the peer has sent, so that the peer comes to
+// reading the answer; when too many are being told already, the connection is just closed.
+func (l *limitListener) turnAway(c net.Conn) {
+	if l.count.Add(1) > maxTurned {
+		l.count.Add(-1)
+		c.Close()
+		return
+	}
+	l.turned.Go(func() {
+		defer l.count.Add(-1)
+		defer c.Close()
+		const body = `{"code":"failed","message":"too many connections at once","hint":"try again"}` + "\n"
+		_ = c.SetDeadline(time.Now().Add(time.Second))
+		_, err := fmt.Fprintf(c, "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nRetry-After: 1\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s",
+			len(body), body)
+		if u, ok := c.(*net.UnixConn); ok && err == nil {
+			_ = u.CloseWrite()
+			_, _ = io.Copy(io.Discard, io.LimitReader(c, MaxBody))
+		}
+	})
 }
 
 type limitConn struct {

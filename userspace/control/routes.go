@@ -5,6 +5,7 @@ import (
 	"iter"
 	"net/http"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -34,8 +35,8 @@ func (s *Server) register() {
 		Description: "Answers after the change is durable and enforced. Deleting what is not there is no error: the outcome says not_found.",
 		Errors:      []int{400, 401, 403, 409, 500}, MaxBodyBytes: MaxBody, BodyReadTimeout: bodyTimeout,
 	}, s.postBatch)
-	huma.Register(s.api, streaming("list", "/v1/lists/{list}", "Entries of a list, from one snapshot", login), s.getList)
-	huma.Register(s.api, streaming("history", "/v1/history", "Changes, newest first", login), s.getHistory)
+	huma.Register(s.api, s.streaming("list", "/v1/lists/{list}", "Entries of a list, from one snapshot", login), s.getList)
+	huma.Register(s.api, s.streaming("history", "/v1/history", "Changes, newest first", login), s.getHistory)
 	huma.Register(s.api, huma.Operation{
 		OperationID: "auth_method", Method: http.MethodGet, Path: "/v1/auth_method", Security: login, Summary: "How users log in",
 	}, func(context.Context, *struct{}) (*output[wireAuthMethod], error) {
@@ -48,6 +49,13 @@ func (s *Server) register() {
 	huma.Register(s.api, huma.Operation{
 		OperationID: "verify_audit", Method: http.MethodGet, Path: "/v1/audit/verify", Security: login, Summary: "Check the audit log's hash chain",
 	}, s.getVerifyAudit)
+	for _, path := range s.api.OpenAPI().Paths {
+		for _, op := range []*huma.Operation{path.Get, path.Put, path.Post} {
+			if op != nil {
+				delete(op.Responses, "422") // huma's word for invalid; ours is 400
+			}
+		}
+	}
 }
 
 // freeRead takes the deadline of the request body off again: when it ran out, net/http would take the peer for gone
@@ -68,6 +76,10 @@ func (s *Server) getStatus(context.Context, *struct{}) (*output[Status], error) 
 	st.Degraded = notNil(st.Degraded)
 	st.Interfaces = notNil(st.Interfaces)
 	st.Protected = notNil(st.Protected)
+	if st.Entries == nil {
+		st.Entries = map[string]int{}
+	}
+	st.Interfaces = slices.Clone(st.Interfaces)
 	for i := range st.Interfaces {
 		st.Interfaces[i].Counters = notNil(st.Interfaces[i].Counters)
 	}

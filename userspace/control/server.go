@@ -9,7 +9,9 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"reflect"
 	"runtime/debug"
+	"strings"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -36,6 +38,7 @@ type Server struct {
 	guard   *guard
 	api     huma.API
 	handler http.Handler
+	big     chan struct{} // held by requests with large bodies
 }
 
 // New reads users and audit log from the state directory, making the account admin/admin if there is none. Both
@@ -59,6 +62,7 @@ func New(o Options) (*Server, error) {
 	s := &Server{
 		backend: o.Backend, version: o.Version, log: o.Logger, now: o.Now,
 		users: openUsers(o.StateDir, o.Logger), audit: audit, guard: newGuard(o.Now),
+		big: make(chan struct{}, bigAtOnce),
 	}
 	if err := s.routes(); err != nil {
 		audit.close()
@@ -78,6 +82,9 @@ func (s *Server) routes() error {
 	config.OpenAPIPath, config.DocsPath, config.SchemasPath = "", "", ""
 	config.CreateHooks = nil
 	config.Formats = map[string]huma.Format{"application/json": {Marshal: huma.DefaultJSONFormat.Marshal, Unmarshal: strictJSON}}
+	config.Components.Schemas = huma.NewMapRegistry("#/components/schemas/", func(t reflect.Type, hint string) string {
+		return strings.TrimPrefix(huma.DefaultSchemaNamer(t, hint), "Wire")
+	})
 	config.RejectUnknownQueryParameters = true
 	config.Components.SecuritySchemes = map[string]*huma.SecurityScheme{"basic": {Type: "http", Scheme: "basic"}}
 
@@ -119,6 +126,8 @@ const (
 	idleTimeout   = 30 * time.Second
 	endTimeout    = 30 * time.Second // how long Serve waits for running calls
 	maxHeader     = 16 << 10
+	bigBody       = 1 << 20 // of these only a few are read at once
+	bigAtOnce     = 2
 )
 
 // Serve answers on l, which must be a unix socket, until ctx ends; then it takes no new calls and waits up to 30 s
@@ -146,7 +155,9 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		}
 		ended <- err
 	})
-	err := srv.Serve(&limitListener{Listener: l, limits: newLimits()})
+	limited := &limitListener{Listener: l, limits: newLimits()}
+	err := srv.Serve(limited)
+	limited.turned.Wait()
 	if stop() {
 		srv.Close() // ctx did not end: the listener broke
 		return fmt.Errorf("serve control API: %w", err)
@@ -162,6 +173,8 @@ func (s *Server) recovered(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		out := &stallWriter{ResponseWriter: w, control: http.NewResponseController(w)}
 		out.extend()
+		// What is left of a body is not waited for longer than this.
+		defer func() { _ = out.control.SetReadDeadline(time.Now().Add(headerTimeout)) }()
 		defer func() {
 			p := recover()
 			if p == nil {

@@ -12,14 +12,14 @@ import (
 const contentLines = "application/x-ndjson"
 
 // streaming is an operation that answers with lines of JSON.
-func streaming(id, path, summary string, login []map[string][]string) huma.Operation {
-	registry := huma.NewMapRegistry("#/components/schemas/", huma.DefaultSchemaNamer)
+func (s *Server) streaming(id, path, summary string, login []map[string][]string) huma.Operation {
+	line := s.api.OpenAPI().Components.Schemas.Schema(reflect.TypeFor[wireLine](), true, "")
 	return huma.Operation{
 		OperationID: id, Method: http.MethodGet, Path: path, Summary: summary, Security: login,
 		Description: "One JSON object a line, as the schema says. The last line has end and count: without it the answer was cut.",
 		Responses: map[string]*huma.Response{"200": {
 			Description: "Lines of JSON",
-			Content:     map[string]*huma.MediaType{contentLines: {Schema: huma.SchemaFromType(registry, reflect.TypeFor[wireLine]())}},
+			Content:     map[string]*huma.MediaType{contentLines: {Schema: line}},
 		}},
 		Errors: []int{400, 401, 403, 500},
 	}

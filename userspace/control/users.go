@@ -11,8 +11,10 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -127,8 +129,8 @@ func validUser(name string) bool {
 // writeUsers replaces the file: the old one or the new one survives a crash, never half of one.
 func writeUsers(path string, accounts map[string]account) error {
 	var doc usersDocument
-	for _, a := range accounts {
-		doc.Users = append(doc.Users, a)
+	for _, name := range slices.Sorted(maps.Keys(accounts)) {
+		doc.Users = append(doc.Users, accounts[name])
 	}
 	data, err := json.MarshalIndent(doc, "", "  ")
 	if err != nil {

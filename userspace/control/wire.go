@@ -161,7 +161,7 @@ func (w wireEvent) event() (lists.Event, error) {
 }
 
 func toWireReply(r Reply) wireReply {
-	w := wireReply{Generation: r.Generation, Outcomes: make([]string, len(r.Outcomes)), Counts: r.Counts, Notes: r.Notes}
+	w := wireReply{Generation: r.Generation, Outcomes: make([]string, len(r.Outcomes)), Counts: notNil(r.Counts), Notes: notNil(r.Notes)}
 	for i, o := range r.Outcomes {
 		w.Outcomes[i] = o.String()
 	}

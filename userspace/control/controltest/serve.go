@@ -11,8 +11,8 @@ import (
 )
 
 // Serve runs a server for the backend until the test ends, in a directory of its own, and returns a client that
-// calls as this process's uid: as root, it needs no login; admin/admin is the other account. Options other than
-// Backend may be given.
+// calls as root by peer credentials, or as admin where the test is not run by root. Options other than Backend may be
+// given.
 func Serve(t testing.TB, b control.Backend, o control.Options) *control.Client {
 	t.Helper()
 	// Not t.TempDir: a unix socket's path has at most 107 bytes.
@@ -51,5 +51,9 @@ func Serve(t testing.TB, b control.Backend, o control.Options) *control.Client {
 			t.Errorf("close: %v", err)
 		}
 	})
-	return &control.Client{Socket: socket}
+	c := &control.Client{Socket: socket}
+	if os.Geteuid() != 0 {
+		c.User, c.Password = "admin", "admin"
+	}
+	return c
 }
