@@ -54,9 +54,9 @@ func TestDeadlines(t *testing.T) {
 				for _, p := range packets {
 					t.Run(fmt.Sprintf("pass %s, drop %s, flags %d, %s", pass.name, drop.name, flags, p.name), func(t *testing.T) {
 						k.fill(t, 0, entry{p.prefix, cell})
-						r := row{rule: rule, family: p.family}
-						k.check(t, false, r, encapsulations[0].wrap(p.ip))
-						k.check(t, true, r, p.ip)
+						want := ruleNamed(t, rule).reason
+						k.expect(t, ProgEth, encapsulations[0].wrap(p.ip), -1, p.family, want)
+						k.expect(t, ProgL3, p.ip, -1, p.family, want)
 					})
 				}
 			}

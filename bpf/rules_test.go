@@ -19,7 +19,6 @@ type rule struct {
 
 var (
 	other   = []Family{FamilyOther}
-	onlyV4  = []Family{FamilyIPv4}
 	onlyV6  = []Family{FamilyIPv6}
 	eitherV = []Family{FamilyIPv4, FamilyIPv6}
 )
