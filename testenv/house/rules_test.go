@@ -47,7 +47,7 @@ func exits(f file) (bad []string) {
 	if f.main || f.test {
 		return nil
 	}
-	calls(f, func(call *ast.CallExpr, pkg, name string) {
+	calls(f.ast, func(call *ast.CallExpr, pkg, name string) {
 		if pkg == "os" && name == "Exit" || pkg == "log" && strings.HasPrefix(name, "Fatal") {
 			bad = append(bad, f.at(call, "%s.%s outside of a program: return an error", pkg, name))
 		}
@@ -113,16 +113,33 @@ func exportedReceiver(d *ast.FuncDecl) bool {
 	return ok && id.IsExported()
 }
 
-// sleeps: a test waits for something, with a deadline, never for a while.
+// sleeps: a test waits for something, with a deadline, never for a while. Sleeping is fine in a bubble of synctest,
+// between two looks of a function that has a deadline, and to pace a sender, said on the line.
 func sleeps(f file) (bad []string) {
-	if !f.test && !strings.HasPrefix(f.room, "testenv") {
+	bubble := slices.ContainsFunc(f.ast.Imports, func(i *ast.ImportSpec) bool { return i.Path.Value == `"testing/synctest"` })
+	if !f.test && !strings.HasPrefix(f.room, "testenv") || bubble {
 		return nil
 	}
-	calls(f, func(call *ast.CallExpr, pkg, name string) {
-		if pkg == "time" && name == "Sleep" {
-			bad = append(bad, f.at(call, "time.Sleep in a test: poll with a deadline"))
+	reasons := make(map[int]bool)
+	for _, group := range f.ast.Comments {
+		reasons[f.set.Position(group.Pos()).Line] = true
+	}
+	for _, d := range f.ast.Decls {
+		polls := false
+		ast.Inspect(d, func(n ast.Node) bool {
+			id, ok := n.(*ast.Ident)
+			polls = polls || ok && id.Name == "deadline"
+			return true
+		})
+		if polls {
+			continue
 		}
-	})
+		calls(d, func(call *ast.CallExpr, pkg, name string) {
+			if pkg == "time" && name == "Sleep" && !reasons[f.set.Position(call.Pos()).Line] {
+				bad = append(bad, f.at(call, "time.Sleep in a test: poll with a deadline"))
+			}
+		})
+	}
 	return bad
 }
 
@@ -210,7 +227,7 @@ func markers(f file) (bad []string) {
 			}
 		}
 	}
-	calls(f, func(call *ast.CallExpr, pkg, name string) {
+	calls(f.ast, func(call *ast.CallExpr, pkg, name string) {
 		if pkg == "" && name == "panic" && (mentions(call, "contract") || mentions(call, "not implemented")) {
 			bad = append(bad, f.at(call, "a body that is not written yet"))
 		}
@@ -219,8 +236,8 @@ func markers(f file) (bad []string) {
 }
 
 // calls visits every call of pkg.name or, with pkg "", of name.
-func calls(f file, visit func(call *ast.CallExpr, pkg, name string)) {
-	ast.Inspect(f.ast, func(n ast.Node) bool {
+func calls(in ast.Node, visit func(call *ast.CallExpr, pkg, name string)) {
+	ast.Inspect(in, func(n ast.Node) bool {
 		call, ok := n.(*ast.CallExpr)
 		if !ok {
 			return true
@@ -247,6 +264,7 @@ func TestRulesSeeViolations(t *testing.T) {
 		{"documented", "a.go", `type T int`, "// T is.\ntype T int"},
 		{"documented", "a.go", `var V = 1`, "// V is.\nvar V = 1"},
 		{"sleep", "a_test.go", `func f() { time.Sleep(1) }`, `func f() { time.Now() }`},
+		{"sleep", "a_test.go", `func f() { time.Sleep(1) }`, `func f() { for deadline := g(); h(deadline); time.Sleep(1) {} }`},
 		{"skip", "a_test.go", `func f() { t.Skip("x") }`, `func needRoot() { os.Getenv("REQUIRE_ROOT"); t.Skip("x") }`},
 		{"function", "a.go", "func f() {" + strings.Repeat("\n", maxFunction) + "}", "// Because.\nfunc f() {" + strings.Repeat("\n", maxFunction) + "}"},
 		{"interface", "a.go", `type i interface{ A(); B(); C(); D(); E() }`, `type i interface{ A(); B(); C(); D() }`},
