@@ -4,7 +4,7 @@ import "testing"
 
 // FuzzPacket holds the parser against the model: any bytes, any fragment boundary, lists that give every verdict.
 //
-//	go test ./bpf -run '^$' -fuzz FuzzPacket -fuzztime 60s
+//	go test ./bpf -run '^$' -fuzz FuzzPacket -fuzztime 60s -fuzzminimizetime 20x
 func FuzzPacket(f *testing.F) {
 	k := load(f)
 	w := &world{now: bootNow(f)}
