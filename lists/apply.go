@@ -71,6 +71,24 @@ func ApplyOps(base *Snapshot, b Batch, now time.Time) (Applied, error) {
 	return a.Applied, nil
 }
 
+// ExpireDue returns what becomes of base when the entries of both lists whose end is at or before now are removed,
+// at most limit of them. Each is an OpDeleteKey step.
+func ExpireDue(base *Snapshot, now time.Time, limit int) Applied {
+	a := applier{Builder: NewBuilder(base), now: now}
+	for e := range base.Due(now) {
+		if len(a.Steps) == limit {
+			break
+		}
+		a.Delete(e.Key)
+		a.step(OpDeleteKey, &e, nil)
+	}
+	if a.Next = base; len(a.Steps) > 0 {
+		a.Next = a.Builder.Snapshot(base.Generation() + 1)
+	}
+	a.Result.Generation = a.Next.Generation()
+	return a.Applied
+}
+
 // applier is one run of [ApplyOps].
 type applier struct {
 	*Builder

@@ -1,10 +1,17 @@
 // Package store keeps the lists across crash and restart. It is the only writer of entries.
 //
 // [Open] reads a state directory; [Store.Apply] makes a batch durable and publishes a new [lists.Snapshot];
-// [Store.Watch] tells readers what changed. A batch is durable (SQLite, WAL, synchronous=FULL) before Apply
-// returns. Every row carries a checksum, verified when it is read; verified snapshots of the database are kept
-// in rotation beside it, and a corrupt database is set aside (never deleted) and the newest good snapshot used
-// in its place, which Status reports.
+// [Store.Watch] tells readers what changed; [Store.Run] removes entries whose end has come. A batch is durable
+// (SQLite, WAL, synchronous=FULL) before Apply returns. Every row carries a checksum and the database the number
+// and the sum of its rows, all verified when it is read; verified copies are kept in rotation under snapshots/, and
+// a corrupt database is set aside (never deleted) and the newest good copy used in its place, which Status reports.
+//
+// The state directory (0700, files 0600) holds:
+//
+//	lock                         held while a process has the directory open; names its pid
+//	lists.db, -wal, -shm         entries, switches, clock anchor, history
+//	snapshots/lists-N.db         verified copies, N being the generation
+//	lists.db.corrupt-TIME        what was set aside; for the admin to look at and delete
 //
 // A store implements the interface that a replicated store will implement later; package storetest holds every
 // implementation to it.

@@ -1,0 +1,258 @@
+package store
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"zombiezen.com/go/sqlite"
+	"zombiezen.com/go/sqlite/sqlitex"
+
+	"github.com/portcullis/portcullis/lists"
+)
+
+// schemaVersion is PRAGMA user_version of what schema makes, and a column of meta.
+const schemaVersion = 1
+
+// schema: one table a list, so that clearing a list empties a table (which SQLite does page by page, not row by
+// row). seq is the order of the list. hash finds a row by its identifier. expires 0 is never; span is the time to
+// live that the entry was given, in seconds, which it never outlives after a reboot. sum is the checksum of the row;
+// meta counts and sums up the rows, so that a missing one is noticed too. meta and history have checksums as well.
+const schema = `
+CREATE TABLE meta (id INTEGER PRIMARY KEY CHECK (id = 1), schema INTEGER NOT NULL, generation INTEGER NOT NULL,
+	settings TEXT NOT NULL, seen INTEGER NOT NULL, boot_id TEXT NOT NULL, anchor_wall INTEGER NOT NULL,
+	anchor_boot INTEGER NOT NULL, whitelist_rows INTEGER NOT NULL, whitelist_sum INTEGER NOT NULL,
+	blacklist_rows INTEGER NOT NULL, blacklist_sum INTEGER NOT NULL, sum INTEGER NOT NULL);
+CREATE TABLE whitelist (seq INTEGER PRIMARY KEY, hash INTEGER NOT NULL, source INTEGER NOT NULL, kind INTEGER NOT NULL,
+	name TEXT NOT NULL, value TEXT NOT NULL, created INTEGER NOT NULL, expires INTEGER NOT NULL, span INTEGER NOT NULL,
+	reason TEXT NOT NULL, comment TEXT NOT NULL, added_by TEXT NOT NULL, sum INTEGER NOT NULL);
+CREATE INDEX whitelist_hash ON whitelist (hash);
+CREATE TABLE blacklist (seq INTEGER PRIMARY KEY, hash INTEGER NOT NULL, source INTEGER NOT NULL, kind INTEGER NOT NULL,
+	name TEXT NOT NULL, value TEXT NOT NULL, created INTEGER NOT NULL, expires INTEGER NOT NULL, span INTEGER NOT NULL,
+	reason TEXT NOT NULL, comment TEXT NOT NULL, added_by TEXT NOT NULL, sum INTEGER NOT NULL);
+CREATE INDEX blacklist_hash ON blacklist (hash);
+CREATE TABLE history (id INTEGER PRIMARY KEY, generation INTEGER NOT NULL, time INTEGER NOT NULL, by TEXT NOT NULL,
+	via TEXT NOT NULL, op INTEGER NOT NULL, before TEXT NOT NULL, after TEXT NOT NULL, count INTEGER NOT NULL,
+	note TEXT NOT NULL, sum INTEGER NOT NULL);
+`
+
+var (
+	errNewer = errors.New("database was written by a newer version")
+	errGone  = fmt.Errorf("%w: it could not be opened again", ErrCorrupt)
+)
+
+// database is one connection to a database file. Not safe for concurrent use.
+type database struct {
+	conn *sqlite.Conn // nil: closed
+	path string
+	meta meta // as last read or written
+}
+
+// meta is the one row of table meta.
+type meta struct {
+	generation uint64
+	settings   lists.Settings
+	seen       time.Time // when it was written
+	anchor     anchor
+	tally      [2]tally // by list
+}
+
+// tally says what a list's table holds.
+type tally struct {
+	rows uint64
+	sum  uint64 // of the rows' checksums, modulo 2^64
+	next int64  // the next row's seq; not kept in meta
+}
+
+// openDatabase opens an existing file for reading and writing.
+func openDatabase(path string) (*database, error) {
+	f, err := os.OpenFile(path, os.O_RDWR, 0) // SQLite would fall back to reading only, and says less
+	if err != nil {
+		return nil, err
+	}
+	_ = f.Close()
+	conn, err := sqlite.OpenConn(path, sqlite.OpenReadWrite)
+	if err != nil {
+		return nil, err
+	}
+	conn.SetBusyTimeout(5 * time.Second) // somebody may be looking with another program
+	d := &database{conn: conn, path: path}
+	for _, pragma := range []string{"journal_mode=WAL", "synchronous=FULL", "wal_autocheckpoint=4000", "cache_size=-16000", "foreign_keys=OFF"} {
+		if err := sqlitex.ExecuteTransient(conn, "PRAGMA "+pragma, nil); err != nil {
+			_ = conn.Close()
+			return nil, fmt.Errorf("set %s: %w", pragma, err)
+		}
+	}
+	return d, nil
+}
+
+// createDatabase makes the file, empty but for the settings of a new node, and publishes it under its name only
+// when it is whole and on disk.
+func createDatabase(path string, clock *Clock) error {
+	first := meta{generation: 1, settings: lists.DefaultSettings(), anchor: clock.anchor}
+	if err := writeDatabase(path+".new", first, clock.Now(), nil); err != nil {
+		return fmt.Errorf("create %s: %w", path, err)
+	}
+	return publish(path+".new", path)
+}
+
+// writeDatabase makes a database file with the meta row m and what fill writes, in place of any that is there.
+func writeDatabase(path string, m meta, now time.Time, fill func(d *database) error) error {
+	if err := emptyFile(path); err != nil {
+		return err
+	}
+	d, err := openDatabase(path)
+	if err != nil {
+		return err
+	}
+	for i := range m.tally {
+		m.tally[i] = tally{next: 1}
+	}
+	d.meta = m
+	return d.close(d.transaction(func() error {
+		if err := sqlitex.ExecuteScript(d.conn, schema+fmt.Sprintf("PRAGMA user_version=%d;", schemaVersion), nil); err != nil {
+			return err
+		}
+		if fill != nil {
+			if err := fill(d); err != nil {
+				return err
+			}
+		}
+		return d.writeMeta(now)
+	}))
+}
+
+// close closes the connection, which empties and removes the WAL. It returns err, or else what went wrong here.
+func (d *database) close(err error) error {
+	if d.conn == nil {
+		return err
+	}
+	closeErr := d.conn.Close()
+	d.conn = nil
+	if err == nil {
+		err = closeErr
+	}
+	return err
+}
+
+// transaction runs f and makes what it wrote durable. After an error nothing of it is left, in meta neither.
+func (d *database) transaction(f func() error) (err error) {
+	before := d.meta
+	if err = d.exec("BEGIN IMMEDIATE"); err == nil {
+		if err = f(); err == nil {
+			err = d.exec("COMMIT")
+		}
+	}
+	if err != nil {
+		d.meta = before
+		if d.conn != nil && !d.conn.AutocommitEnabled() {
+			_ = d.exec("ROLLBACK") // on errors such as SQLITE_FULL SQLite may have done it already
+		}
+	}
+	return err
+}
+
+func (d *database) exec(query string, args ...any) error { return d.query(query, nil, args...) }
+
+// query runs a statement, prepared once a connection, and calls row for each row of its answer.
+func (d *database) query(query string, row func(*sqlite.Stmt) error, args ...any) (err error) {
+	if d.conn == nil {
+		return errGone
+	}
+	stmt, err := d.conn.Prepare(query)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if resetErr := stmt.Reset(); err == nil {
+			err = resetErr
+		}
+	}()
+	for i, arg := range args {
+		switch v := arg.(type) {
+		case int:
+			stmt.BindInt64(i+1, int64(v))
+		case int64:
+			stmt.BindInt64(i+1, v)
+		case string:
+			stmt.BindText(i+1, v)
+		default:
+			panic(fmt.Sprintf("store: cannot bind %T", arg))
+		}
+	}
+	for {
+		more, err := stmt.Step()
+		if err != nil || !more {
+			return err
+		}
+		if row != nil {
+			if err := row(stmt); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// readMeta reads and verifies the meta row.
+func (d *database) readMeta() error {
+	version := int64(-1)
+	if err := d.query("PRAGMA user_version", func(s *sqlite.Stmt) error { version = s.ColumnInt64(0); return nil }); err != nil {
+		return err
+	}
+	rows, m := 0, meta{}
+	err := d.query(`SELECT schema, generation, settings, seen, boot_id, anchor_wall, anchor_boot,
+		whitelist_rows, whitelist_sum, blacklist_rows, blacklist_sum, sum FROM meta`, func(s *sqlite.Stmt) error {
+		rows++
+		if kept := s.ColumnInt64(0); kept != version {
+			return fmt.Errorf("%w: schema version %d in its header, %d in table meta", ErrCorrupt, version, kept)
+		}
+		if version > schemaVersion {
+			return fmt.Errorf("%w: its schema version is %d, this program knows up to %d; use the newer program", errNewer, version, schemaVersion)
+		}
+		settings := s.ColumnText(2)
+		m = meta{
+			generation: uint64(s.ColumnInt64(1)),
+			seen:       time.Unix(0, s.ColumnInt64(3)).UTC(),
+			anchor:     anchor{s.ColumnText(4), time.Unix(0, s.ColumnInt64(5)).UTC(), time.Duration(s.ColumnInt64(6))},
+			tally: [2]tally{{rows: uint64(s.ColumnInt64(7)), sum: uint64(s.ColumnInt64(8)), next: 1},
+				{rows: uint64(s.ColumnInt64(9)), sum: uint64(s.ColumnInt64(10)), next: 1}},
+		}
+		if s.ColumnInt64(11) != m.checksum(settings) {
+			return fmt.Errorf("%w: checksum of table meta is wrong", ErrCorrupt)
+		}
+		return json.Unmarshal([]byte(settings), &m.settings)
+	})
+	if err == nil && rows != 1 {
+		err = fmt.Errorf("%w: table meta has %d rows", ErrCorrupt, rows)
+	}
+	if err == nil {
+		d.meta = m
+	}
+	return err
+}
+
+// writeMeta writes the meta row, with now as the time it was written.
+func (d *database) writeMeta(now time.Time) error {
+	settings, err := json.Marshal(d.meta.settings)
+	if err != nil {
+		return err
+	}
+	d.meta.seen = now.UTC()
+	m := &d.meta
+	return d.exec(`INSERT OR REPLACE INTO meta (id, schema, generation, settings, seen, boot_id, anchor_wall, anchor_boot,
+		whitelist_rows, whitelist_sum, blacklist_rows, blacklist_sum, sum) VALUES (1, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+		schemaVersion, int64(m.generation), string(settings), m.seen.UnixNano(), m.anchor.bootID, m.anchor.wall.UnixNano(), int64(m.anchor.boot),
+		int64(m.tally[0].rows), int64(m.tally[0].sum), int64(m.tally[1].rows), int64(m.tally[1].sum), m.checksum(string(settings)))
+}
+
+func (m *meta) checksum(settings string) int64 {
+	var c checksum
+	c.ints(schemaVersion, int64(m.generation), m.seen.UnixNano(), m.anchor.wall.UnixNano(), int64(m.anchor.boot))
+	for _, t := range m.tally {
+		c.ints(int64(t.rows), int64(t.sum))
+	}
+	c.texts(settings, m.anchor.bootID)
+	return c.sum()
+}

@@ -1,0 +1,227 @@
+package store
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"fmt"
+	"hash/crc64"
+	"strings"
+	"time"
+
+	"zombiezen.com/go/sqlite"
+
+	"github.com/portcullis/portcullis/lists"
+)
+
+// crcTable is that of every checksum in the database: CRC-64, ECMA polynomial.
+var crcTable = crc64.MakeTable(crc64.ECMA)
+
+// checksum collects columns; texts are preceded by their lengths. The zero value is ready.
+type checksum struct{ buf []byte }
+
+func (c *checksum) ints(values ...int64) {
+	for _, v := range values {
+		c.buf = binary.LittleEndian.AppendUint64(c.buf, uint64(v))
+	}
+}
+
+func (c *checksum) texts(values ...string) {
+	for _, v := range values {
+		c.buf = binary.LittleEndian.AppendUint32(c.buf, uint32(len(v)))
+		c.buf = append(c.buf, v...)
+	}
+}
+
+func (c *checksum) sum() int64 { return int64(crc64.Checksum(c.buf, crcTable)) }
+
+// row is an entry as a table holds it.
+type row struct {
+	seq, hash     int64
+	entry         lists.Entry
+	span          int64 // seconds
+	sum           int64 // as the table says
+	list          lists.List
+	created, ends int64 // Unix seconds, ends 0: never
+}
+
+// newRow makes the row of an entry that begins (or was replaced) at now.
+func newRow(seq int64, e lists.Entry, now time.Time) row {
+	r := row{seq: seq, hash: hashID(e.ID), entry: e, list: e.List, created: e.Created.Unix()}
+	if !e.Expires.IsZero() {
+		r.ends = e.Expires.Unix()
+		r.span = r.ends - now.Unix()
+	}
+	var c checksum
+	r.sum = r.checksum(&c)
+	return r
+}
+
+// checksum computes the checksum over all columns, with the memory of c.
+func (r *row) checksum(c *checksum) int64 {
+	c.buf = c.buf[:0]
+	c.ints(r.seq, r.hash, int64(r.list), int64(r.entry.Source), int64(r.entry.ID.Kind), r.created, r.ends, r.span)
+	c.texts(r.entry.ID.Name, r.entry.ID.Value, r.entry.Reason, r.entry.Comment, r.entry.By)
+	return c.sum()
+}
+
+// hashID finds rows by identifier. It is a strong hash cut short: who chooses identifiers cannot make them collide.
+func hashID(id lists.ID) int64 {
+	var c checksum
+	c.ints(int64(id.Kind))
+	c.texts(id.Name, id.Value)
+	h := sha256.Sum256(c.buf)
+	return int64(binary.LittleEndian.Uint64(h[:]))
+}
+
+// tallyOf returns the tally of a list.
+func (d *database) tallyOf(l lists.List) *tally { return &d.meta.tally[l-1] }
+
+// put writes a new entry, or the new state of the one with its key.
+func (d *database) put(before *lists.Entry, e lists.Entry, now time.Time) error {
+	t := d.tallyOf(e.List)
+	if before == nil {
+		r := newRow(t.next, e, now)
+		t.next++
+		t.rows++
+		t.sum += uint64(r.sum)
+		return d.exec("INSERT INTO "+e.List.String()+` (seq, hash, source, kind, name, value, created, expires, span, reason, comment, added_by, sum)
+			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+			r.seq, r.hash, int(e.Source), int(e.ID.Kind), e.ID.Name, e.ID.Value, r.created, r.ends, r.span, e.Reason, e.Comment, e.By, r.sum)
+	}
+	seq, sum, err := d.find(e.Key)
+	if err != nil {
+		return err
+	}
+	r := newRow(seq, e, now)
+	t.sum += uint64(r.sum) - uint64(sum)
+	return d.exec("UPDATE "+e.List.String()+" SET created=?, expires=?, span=?, reason=?, comment=?, added_by=?, sum=? WHERE seq=?",
+		r.created, r.ends, r.span, e.Reason, e.Comment, e.By, r.sum, seq)
+}
+
+// delete removes the row with the key.
+func (d *database) delete(k lists.Key) error {
+	seq, sum, err := d.find(k)
+	if err != nil {
+		return err
+	}
+	t := d.tallyOf(k.List)
+	t.rows--
+	t.sum -= uint64(sum)
+	return d.exec("DELETE FROM "+k.List.String()+" WHERE seq=?", seq)
+}
+
+// find returns where the row with the key is. The index is not verified at start; should it not lead to the row,
+// it is built anew.
+func (d *database) find(k lists.Key) (seq, sum int64, err error) {
+	for range 2 {
+		found := 0
+		err = d.query("SELECT seq, sum FROM "+k.List.String()+" WHERE hash=? AND source=? AND kind=? AND name=? AND value=?",
+			func(s *sqlite.Stmt) error {
+				found++
+				seq, sum = s.ColumnInt64(0), s.ColumnInt64(1)
+				return nil
+			}, hashID(k.ID), int(k.Source), int(k.ID.Kind), k.ID.Name, k.ID.Value)
+		if err != nil || found == 1 {
+			return seq, sum, err
+		}
+		if err := d.exec("REINDEX " + k.List.String() + "_hash"); err != nil {
+			return 0, 0, err
+		}
+	}
+	return 0, 0, fmt.Errorf("%w: row of %s not found", ErrCorrupt, lists.Quote(k.ID.String()))
+}
+
+// clear empties the table of a list, or takes the rows of some sources out of it.
+func (d *database) clear(s lists.Step) error {
+	t := d.tallyOf(s.List)
+	if s.Op == lists.OpClear {
+		t.rows, t.sum = 0, 0
+		return d.exec("DELETE FROM " + s.List.String())
+	}
+	var numbers []string
+	for _, src := range s.Sources {
+		numbers = append(numbers, fmt.Sprint(int(src)))
+	}
+	where := " FROM " + s.List.String() + " WHERE source IN (" + strings.Join(numbers, ",") + ")"
+	rows := 0
+	err := d.query("SELECT sum"+where, func(s *sqlite.Stmt) error {
+		rows++
+		t.rows--
+		t.sum -= uint64(s.ColumnInt64(0))
+		return nil
+	})
+	if err == nil && rows != s.Count {
+		err = fmt.Errorf("%w: %s has %d rows to clear instead of %d", ErrCorrupt, s.List, rows, s.Count)
+	}
+	if err != nil {
+		return err
+	}
+	return d.exec("DELETE" + where)
+}
+
+// scan reads and verifies every row of a list in order.
+func (d *database) scan(l lists.List, each func(r *row)) error {
+	var c checksum
+	var rows, sum uint64
+	t := d.tallyOf(l)
+	texts := interner{}
+	last := int64(0)
+	err := d.query("SELECT seq, hash, source, kind, name, value, created, expires, span, reason, comment, added_by, sum FROM "+l.String()+" ORDER BY seq",
+		func(s *sqlite.Stmt) error {
+			r := row{
+				seq: s.ColumnInt64(0), hash: s.ColumnInt64(1), list: l,
+				created: s.ColumnInt64(6), ends: s.ColumnInt64(7), span: s.ColumnInt64(8), sum: s.ColumnInt64(12),
+			}
+			source, kind := s.ColumnInt64(2), s.ColumnInt64(3)
+			r.entry = lists.Entry{
+				Key:    lists.Key{List: l, Source: lists.Source(source), ID: lists.ID{Kind: lists.Kind(kind), Name: texts.column(s, 4), Value: s.ColumnText(5)}},
+				Reason: texts.column(s, 9), Comment: texts.column(s, 10), By: texts.column(s, 11),
+			}
+			switch {
+			case r.checksum(&c) != r.sum || int64(r.entry.Source) != source || int64(r.entry.ID.Kind) != kind:
+				return fmt.Errorf("%w: checksum of row %d of %s is wrong", ErrCorrupt, r.seq, l)
+			case r.seq <= last:
+				return fmt.Errorf("%w: row %d of %s comes after %d", ErrCorrupt, r.seq, l, last)
+			}
+			r.entry.Created = time.Unix(r.created, 0).UTC()
+			if r.ends != 0 {
+				r.entry.Expires = time.Unix(r.ends, 0).UTC()
+			}
+			rows++
+			sum += uint64(r.sum)
+			last = r.seq
+			each(&r)
+			return nil
+		})
+	if err == nil && (rows != t.rows || sum != t.sum) {
+		err = fmt.Errorf("%w: %s holds %d rows with sum %x, table meta says %d with %x", ErrCorrupt, l, rows, sum, t.rows, t.sum)
+	}
+	t.next = last + 1
+	return err
+}
+
+// interner returns one string for equal texts, of which a million rows have few.
+type interner struct {
+	buf  []byte
+	seen map[string]string
+}
+
+func (i *interner) column(s *sqlite.Stmt, col int) string {
+	n := s.ColumnLen(col)
+	if n == 0 {
+		return ""
+	}
+	if n > cap(i.buf) {
+		i.buf = make([]byte, n)
+	}
+	b := i.buf[:s.ColumnBytes(col, i.buf[:n])]
+	if text, ok := i.seen[string(b)]; ok {
+		return text
+	}
+	if i.seen == nil || len(i.seen) > 1000 {
+		i.seen = map[string]string{}
+	}
+	text := string(b)
+	i.seen[text] = text
+	return text
+}
