@@ -10,6 +10,7 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/rlimit"
 	"golang.org/x/sys/unix"
 )
 
@@ -46,6 +47,9 @@ func needRoot(t testing.TB) {
 func load(t testing.TB) *kernel {
 	t.Helper()
 	needRoot(t)
+	if err := rlimit.RemoveMemlock(); err != nil { // before 5.11 maps count as locked memory
+		t.Fatal(err)
+	}
 	spec, err := Spec()
 	if err != nil {
 		t.Fatal(err)
@@ -147,6 +151,15 @@ func (k *kernel) tallies(t testing.TB) (sum tallies) {
 	var cursor ebpf.MapBatchCursor
 	keys, values := make([]uint32, len(sum)), make([]Count, len(sum)*cpus)
 	n, err := k.Maps[MapCounters].BatchLookup(&cursor, keys, values, nil)
+	if errors.Is(err, ebpf.ErrNotSupported) { // before 5.13, one by one
+		for n = 0; n < len(sum); n++ {
+			keys[n] = uint32(n)
+			if err := k.Maps[MapCounters].Lookup(keys[n], values[n*cpus:(n+1)*cpus]); err != nil {
+				t.Fatal(err)
+			}
+		}
+		err = nil
+	}
 	if n != len(sum) || err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
 		t.Fatalf("read counters: %d, %v", n, err)
 	}
