@@ -82,7 +82,8 @@ func appendHashes(chain *os.File, links []hash) error {
 // maxAuditLine bounds a line that is read back; ours are far shorter.
 const maxAuditLine = 64 << 10
 
-// nextLine reads one line without its newline; io.EOF when there is none. A last line without newline is torn.
+// nextLine reads one line without its newline; io.EOF when there is none. A last line without newline is torn. In
+// place of a line that is too long comes its hash: nobody has to start without a daemon because of one.
 func nextLine(r *bufio.Reader) (line []byte, torn bool, err error) {
 	line, err = r.ReadSlice('\n')
 	switch {
@@ -91,9 +92,23 @@ func nextLine(r *bufio.Reader) (line []byte, torn bool, err error) {
 	case errors.Is(err, io.EOF) && len(line) > 0:
 		return line, true, nil
 	case errors.Is(err, bufio.ErrBufferFull):
-		return nil, false, fmt.Errorf("a line has more than %d bytes", maxAuditLine)
+		return longLine(line, r)
 	}
 	return nil, false, err
+}
+
+func longLine(begin []byte, r *bufio.Reader) (line []byte, torn bool, err error) {
+	sum := sha256.New()
+	sum.Write(begin)
+	for err = bufio.ErrBufferFull; errors.Is(err, bufio.ErrBufferFull); {
+		var part []byte
+		part, err = r.ReadSlice('\n')
+		sum.Write(part)
+	}
+	if err != nil && !errors.Is(err, io.EOF) {
+		return nil, false, err
+	}
+	return fmt.Appendf(nil, "line of more than %d bytes, SHA-256 %x", maxAuditLine, sum.Sum(nil)), err != nil, nil
 }
 
 // walk is what reading a log beside its chain came to.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"net"
 	"net/http"
 	"net/netip"
 	"net/url"
@@ -28,6 +29,8 @@ type Client struct {
 	// SessionPeer is the address of the caller's SSH session (from SSH_CONNECTION), "" if none. What is no
 	// address is not sent.
 	SessionPeer string
+
+	dial func(ctx context.Context) (net.Conn, error) // nil: connect to Socket
 }
 
 // Apply sends operations as one batch, whole or not at all; at most [MaxOps] and [MaxBody] in a call.
@@ -128,7 +131,7 @@ func (c *Client) VerifyAudit(ctx context.Context) (lines int, err error) {
 }
 
 // anonymous is the same client without login: what needs none must work with a wrong password too.
-func (c *Client) anonymous() *Client { return &Client{Socket: c.Socket} }
+func (c *Client) anonymous() *Client { return &Client{Socket: c.Socket, dial: c.dial} }
 
 // call makes one request with a JSON answer; in and out may be nil.
 func (c *Client) call(ctx context.Context, method, path string, in, out any) error {

@@ -21,6 +21,9 @@ const answerTimeout = 2 * time.Minute
 func (c *Client) transport() *http.Transport {
 	return &http.Transport{
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			if c.dial != nil {
+				return c.dial(ctx)
+			}
 			d := net.Dialer{Timeout: 10 * time.Second}
 			return d.DialContext(ctx, "unix", c.Socket)
 		},
