@@ -23,37 +23,26 @@ func (l listNoun) word() string { return lists.List(l).String() }
 // title begins a heading: "Whitelist".
 func (l listNoun) title() string { return strings.ToUpper(l.word()[:1]) + l.word()[1:] }
 
-// identifier reads KIND [NAME] VALUE. What the canonical form leaves out is said on standard error.
-func (c *call) identifier() (lists.ID, error) {
+// operation reads KIND [NAME] VALUE. The daemon gets what was typed, so that its notes can speak of it; id is the
+// canonical form, which is what will be listed.
+func (l listNoun) operation(c *call, op string) (o control.Operation, id lists.ID, err error) {
 	k, err := lists.ParseKind(c.arg(0))
 	if err != nil {
-		return lists.ID{}, err
+		return o, id, err
 	}
-	name, value := "", c.arg(1)
+	o = control.Operation{Op: op, List: l.word(), Kind: c.arg(0), Value: c.arg(1)}
 	if k.Named() {
-		name, value = c.arg(1), c.arg(2)
+		o.Name, o.Value = c.arg(1), c.arg(2)
 	}
-	id, note, err := lists.ParseID(k, name, value)
-	if err != nil {
-		return lists.ID{}, err
-	}
-	if note != "" {
-		c.note(note)
-	}
-	return id, nil
-}
-
-// operation is the wire form of something done to one identifier.
-func (l listNoun) operation(op string, id lists.ID) control.Operation {
-	return control.Operation{Op: op, List: l.word(), Kind: id.Kind.String(), Name: id.Name, Value: id.Value}
+	id, _, err = lists.ParseID(k, o.Name, o.Value)
+	return o, id, err
 }
 
 func (l listNoun) add(c *call) error {
-	id, err := c.identifier()
+	op, id, err := l.operation(c, "add")
 	if err != nil {
 		return err
 	}
-	op := l.operation("add", id)
 	op.Reason, op.Comment = c.cli.String("reason"), c.cli.String("comment")
 	if err := c.end(&op); err != nil {
 		return err
@@ -91,11 +80,11 @@ func (c *call) end(op *control.Operation) error {
 }
 
 func (l listNoun) delete(c *call) error {
-	id, err := c.identifier()
+	op, id, err := l.operation(c, "delete")
 	if err != nil {
 		return err
 	}
-	outcome, err := c.apply(l.operation("delete", id))
+	outcome, err := c.apply(op)
 	if err != nil {
 		return err
 	}
