@@ -15,6 +15,7 @@ import (
 func init() {
 	huma.NewError = humaError
 	huma.DefaultArrayNullable = false
+	huma.ValidateStrictCasing = true
 }
 
 // humaError turns what huma finds wrong with a request into our error. Values are left out: they may be secrets.
