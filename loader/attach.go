@@ -78,18 +78,18 @@ func (l *Loader) attach(r *remembered) {
 
 // judge attaches or upgrades, and fills in r.
 func (l *Loader) judge(r *remembered) (device, error) {
+	if err := l.takeOver(); err != nil {
+		return device{}, err
+	}
+	if err := l.dir.followNames(); err != nil {
+		return device{}, err
+	}
 	d, err := findDevice(r.Interface)
 	if err != nil {
 		return d, err
 	}
 	r.Index = d.index
 	if r.Layer3, err = d.layer3(); err != nil {
-		return d, err
-	}
-	if err := l.takeOver(); err != nil {
-		return d, err
-	}
-	if err := l.dir.followNames(); err != nil {
 		return d, err
 	}
 	pin, err := l.dir.pinOf(d)

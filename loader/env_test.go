@@ -46,7 +46,11 @@ func pinsFor(t testing.TB) string {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := unix.Unmount(at, 0); err != nil {
+		flags := 0
+		if t.Failed() {
+			flags = unix.MNT_DETACH // a Loader may be open still
+		}
+		if err := unix.Unmount(at, flags); err != nil {
 			t.Errorf("unmount %s: %v", at, err)
 		}
 	})
@@ -207,20 +211,22 @@ func openWire(t testing.TB, name string) wire {
 
 func (w wire) send(b []byte) error { return unix.Sendto(w.fd, b, 0, nil) }
 
-// received counts the frames from an IPv4 source that have come up the interface since the last call.
-func (w wire) received(source string) (n int) {
-	want := netip.MustParseAddr(source).As4()
+// received counts the frames that have come up the interface since the last call, by IP source.
+func (w wire) received() map[netip.Addr]int {
+	got := make(map[netip.Addr]int)
 	buf := make([]byte, 2048)
 	for {
 		size, from, err := unix.Recvfrom(w.fd, buf, 0)
 		if err != nil {
-			return n
+			return got
 		}
-		if ll, ok := from.(*unix.SockaddrLinklayer); ok && ll.Pkttype == unix.PACKET_OUTGOING {
-			continue
-		}
-		if size >= 34 && [4]byte(buf[26:30]) == want {
-			n++
+		ll, ok := from.(*unix.SockaddrLinklayer)
+		switch {
+		case !ok || ll.Pkttype == unix.PACKET_OUTGOING:
+		case size >= 34 && buf[12] == 0x08 && buf[13] == 0x00:
+			got[netip.AddrFrom4([4]byte(buf[26:30]))]++
+		case size >= 54 && buf[12] == 0x86 && buf[13] == 0xdd:
+			got[netip.AddrFrom16([16]byte(buf[22:38]))]++
 		}
 	}
 }
@@ -267,6 +273,51 @@ func (s *sender) more(t testing.TB, n uint64) {
 	t.Helper()
 	to := s.sent.Load() + n
 	eventually(t, fmt.Sprintf("%d frames sent", n), func() bool { return s.sent.Load() >= to })
+}
+
+// gateway is a namespace with a protected interface gw and its peer client, which floods the gateway with frames of
+// a listed and of another source.
+type gateway struct {
+	pins  string
+	gw    wire
+	flood *sender
+}
+
+var (
+	bad  = netip.MustParseAddr("10.0.0.66")
+	bad6 = netip.MustParseAddr("2001:db8:66::1")
+	good = netip.MustParseAddr("192.0.2.9")
+	list = cells{"10.0.0.0/24": drop, "2001:db8:66::/48": drop}
+)
+
+func newGateway(t testing.TB) *gateway {
+	g := &gateway{pins: pinsFor(t)}
+	enterNamespace(t)
+	veth(t, "gw", "client", 1500)
+	return g
+}
+
+// start begins the flood, once the interface is attached.
+func (g *gateway) start(t testing.TB) {
+	t.Helper()
+	g.gw = openWire(t, "gw")
+	g.flood = flood(t, openWire(t, "client"), frame(bad.String()), frame(good.String()), frame(bad6.String()))
+}
+
+// check lets more frames come and fails if a listed one came through since the last check, or no other did.
+func (g *gateway) check(t testing.TB, when string) {
+	t.Helper()
+	g.flood.more(t, 300)
+	got := make(map[netip.Addr]int)
+	eventually(t, "frames of the other source, "+when, func() bool {
+		for a, n := range g.gw.received() {
+			got[a] += n
+		}
+		return got[good] > 0
+	})
+	if n := got[bad] + got[bad6]; n > 0 {
+		t.Fatalf("%s: %d listed frames came through (and %d others)", when, n, got[good])
+	}
 }
 
 // count returns one counter of an interface.

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/cilium/ebpf"
 	"github.com/vishvananda/netlink/nl"
@@ -30,7 +31,7 @@ func refusal(d device, p *ebpf.Program, flags uint32, cause error) string {
 		words = "no reason given"
 	}
 	text := fmt.Sprintf("%s (%s)", words, errno)
-	if driver := d.driver(); driver != "" {
+	if driver := d.driver(); driver != "" && !strings.HasPrefix(text, driver+":") {
 		text = driver + ": " + text
 	}
 	return text

@@ -42,10 +42,10 @@ func (m *Maps) Replace(ctx context.Context, generation uint64, cells iter.Seq2[n
 	}
 	atomic.StoreUint32(&m.words.Active, uint32(idle))
 	atomic.StoreUint64(&m.words.Generation, generation)
-	m.held = f.count
+	m.held = [2]int{len(f.keys4), len(f.keys6)}
 
 	waitForReaders()
-	if err := m.sides[old].empty(ctx); err != nil {
+	if err := m.sides[old].emptyOf(ctx, &f); err != nil {
 		m.log.Warn("old tries are not empty yet; the next replacement empties them", "error", err)
 	}
 	return nil
@@ -58,6 +58,14 @@ func (s *side) empty(ctx context.Context) error {
 	return s.v6.empty(ctx)
 }
 
+// emptyOf empties tries that likely hold much of what the filler wrote elsewhere: a list read anew changes little.
+func (s *side) emptyOf(ctx context.Context, f *filler) error {
+	if err := s.v4.emptyOf(ctx, f.keys4); err != nil {
+		return err
+	}
+	return s.v6.emptyOf(ctx, f.keys6)
+}
+
 // waitForReaders returns once no program runs that read the control words before the call.
 func waitForReaders() {
 	// It waits for an RCU grace period; programs run inside RCU read sections.
@@ -68,38 +76,36 @@ func waitForReaders() {
 	}
 }
 
-// filler writes cells to empty tries in batches.
+// filler writes cells to empty tries in batches, and keeps the keys.
 type filler struct {
 	to       *side
 	boot     clock
 	room     int // of each family
 	progress func(done int)
 
-	count   [2]int // v4, v6
-	keys4   []bpf.KeyV4
-	keys6   []bpf.KeyV6
-	cells   []bpf.Cell // of the keys of whichever family is being collected
-	written int
+	keys4 []bpf.KeyV4
+	keys6 []bpf.KeyV6
+	cells []bpf.Cell // of the last keys of the family that was met last: not written yet
+	last4 bool
 }
 
 func (f *filler) fill(ctx context.Context, cells iter.Seq2[netip.Prefix, compile.Cell]) error {
 	for p, c := range cells {
 		is4 := p.Addr().Is4()
-		if len(f.cells) == putBatch || is4 != (len(f.keys6) == 0) && len(f.cells) > 0 {
+		if len(f.cells) == putBatch || is4 != f.last4 {
 			if err := f.flush(ctx); err != nil {
 				return err
 			}
 		}
+		f.last4 = is4
 		if is4 {
 			f.keys4 = append(f.keys4, keyV4(p))
-			f.count[0]++
 		} else {
 			f.keys6 = append(f.keys6, keyV6(p))
-			f.count[1]++
 		}
 		f.cells = append(f.cells, f.boot.cell(c))
-		if max(f.count[0], f.count[1]) > f.room {
-			return fmt.Errorf("%w: %d prefixes of a family", ErrFull, f.room)
+		if max(len(f.keys4), len(f.keys6)) > f.room {
+			return fmt.Errorf("%w: more than %d prefixes of a family", ErrFull, f.room)
 		}
 	}
 	return f.flush(ctx)
@@ -110,15 +116,14 @@ func (f *filler) flush(ctx context.Context) error {
 		return err
 	}
 	var err error
-	if len(f.keys4) > 0 {
-		err = f.to.v4.put(f.keys4, f.cells)
+	if n := len(f.cells); f.last4 {
+		err = f.to.v4.put(f.keys4[len(f.keys4)-n:], f.cells)
 	} else {
-		err = f.to.v6.put(f.keys6, f.cells)
+		err = f.to.v6.put(f.keys6[len(f.keys6)-n:], f.cells)
 	}
-	f.written += len(f.cells)
-	f.keys4, f.keys6, f.cells = f.keys4[:0], f.keys6[:0], f.cells[:0]
+	f.cells = f.cells[:0]
 	if err == nil && f.progress != nil {
-		f.progress(f.written)
+		f.progress(len(f.keys4) + len(f.keys6))
 	}
 	return err
 }

@@ -116,8 +116,8 @@ func (m model) step(t *rapid.T, r compile.Rule) {
 		m[r.Prefix] = r.Cell
 		return
 	}
-	if r.Cell != (compile.Cell{}) {
-		t.Fatalf("removal %+v has a cell", r)
+	if r.Cell != (compile.Cell{}) || !there {
+		t.Fatalf("removal %+v has a cell, or was not there", r)
 	}
 	delete(m, r.Prefix)
 }

@@ -1,0 +1,68 @@
+package loader
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/portcullis/portcullis/lists"
+	"github.com/portcullis/portcullis/loader/compile"
+)
+
+// million compiles a blacklist of a million random IPv4 hosts.
+func million(t testing.TB) *compile.Table {
+	t.Helper()
+	r := rand.New(rand.NewPCG(1, 2))
+	b := lists.NewBuilder(nil)
+	for range 1_000_000 {
+		b.Put(hostEntry(r.Uint32()))
+	}
+	table := compile.New()
+	table.Reset(b.Snapshot(1), nil)
+	return table
+}
+
+func hostEntry(n uint32) lists.Entry {
+	a := netip.AddrFrom4([4]byte(binary.BigEndian.AppendUint32(nil, n)))
+	id := lists.ID{Kind: lists.KindIP, Value: a.String()}
+	return lists.Entry{Key: lists.Key{List: lists.Blacklist, Source: lists.Manual, ID: id}, Created: time.Unix(1, 0)}
+}
+
+// TestMillion prints what a million hosts cost in the kernel, and fails where that is far from what is promised.
+func TestMillion(t *testing.T) {
+	l := open(t, Options{PinDir: pinsFor(t)})
+	table := million(t)
+	timed := func(f func() error) time.Duration {
+		start := time.Now()
+		must(t, f())
+		return time.Since(start)
+	}
+	ctx := context.Background()
+	fill := timed(func() error { return l.Maps().Replace(ctx, 1, table.All(), nil) })
+	again := timed(func() error { return l.Maps().Replace(ctx, 2, table.All(), nil) })
+
+	const adds = 1000
+	r := rand.New(rand.NewPCG(5, 6))
+	var slowest time.Duration
+	one := timed(func() error {
+		for range adds {
+			e := hostEntry(r.Uint32())
+			start := time.Now()
+			if err := l.Maps().Apply(3, table.Apply([]lists.Change{{After: &e}})); err != nil {
+				return err
+			}
+			slowest = max(slowest, time.Since(start))
+		}
+		return nil
+	}) / adds
+	empty := timed(func() error { return l.Maps().Replace(ctx, 4, compile.New().All(), nil) })
+	fmt.Printf("loader, 1 M hosts: first replace %v, replace of as many (old ones emptied too) %v, one add %v (slowest of %d: %v), clear %v\n",
+		fill.Round(time.Millisecond), again.Round(time.Millisecond), one, adds, slowest, empty.Round(time.Millisecond))
+	if fill > 20*time.Second || again > 40*time.Second || one > 10*time.Millisecond {
+		t.Error("far slower than documented")
+	}
+}
