@@ -52,15 +52,7 @@ type Options struct {
 }
 
 // Status is what an admin wants to know of the store.
-type Status struct {
-	Generation uint64
-	Entries    map[lists.List]int
-	// Degraded says in one line what is wrong, empty if nothing is: "restored from snapshot of … because …".
-	Degraded     string
-	LastError    string // of the last write or copy that failed, empty again after one that did not
-	LastSnapshot time.Time
-	DatabaseSize int64 // bytes
-}
+type Status = lists.Status
 
 // Store keeps the lists in a SQLite database. Safe for concurrent use.
 type Store struct {

@@ -4,6 +4,8 @@ import (
 	"testing"
 
 	"go.uber.org/goleak"
+
+	"github.com/portcullis/portcullis/lists/store/storetest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -27,4 +29,11 @@ func closeStore(t *testing.T, s *Store) {
 	if err := s.Close(); err != nil {
 		t.Error(err)
 	}
+}
+
+func TestConformance(t *testing.T) {
+	storetest.Run(t, func(t *testing.T) storetest.Store {
+		s, _ := open(t, Options{})
+		return s
+	})
 }
