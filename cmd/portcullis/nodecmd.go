@@ -260,8 +260,7 @@ func runAuthMethod(c *call) error {
 // `update_password -u admin` asks for no other.
 func runUpdatePassword(c *call) error {
 	user, password := c.cli.String("user"), ""
-	_, inEnv := os.LookupEnv(passwordEnv)
-	given := inEnv || c.cli.IsSet("password") || c.cli.IsSet("password-file") || c.cli.Bool(bareName("password"))
+	given := os.Getenv(passwordEnv) != "" || c.cli.IsSet("password") || c.cli.IsSet("password-file") || c.cli.Bool(bareName("password"))
 	if given {
 		var err error
 		if user, password, err = c.login(); err != nil {
