@@ -26,10 +26,12 @@ func findDevice(name string) (device, error) {
 	l, err := netlink.LinkByName(name)
 	var gone netlink.LinkNotFoundError
 	switch {
-	case errors.As(err, &gone):
+	case errors.As(err, &gone), errors.Is(err, unix.EINVAL), errors.Is(err, unix.ERANGE): // the last two: never a name
 		return device{}, noInterface(name)
 	case err != nil:
 		return device{}, fmt.Errorf("find interface %s: %w", name, permission(err))
+	case l.Attrs().Name != name: // pins and renames are kept by the first name
+		return device{}, fmt.Errorf("find interface %s: %w: it is another name of %s, use that", name, ErrNoInterface, l.Attrs().Name)
 	}
 	return newDevice(l), nil
 }
@@ -70,7 +72,7 @@ func noInterface(name string) error {
 		names = append(names, d.name)
 	}
 	slices.Sort(names)
-	return fmt.Errorf("find interface %s: %w: there are %s", name, ErrNoInterface, strings.Join(names, ", "))
+	return fmt.Errorf("find interface %q: %w: there are %s", name, ErrNoInterface, strings.Join(names, ", "))
 }
 
 // layer3 reports whether packets of the device begin with the IP header, by its ARPHRD type; devices of a type
