@@ -24,7 +24,7 @@ type Options struct {
 	StateDir string // users.json, audit.log and their companions; made with mode 0700 if missing
 	Version  string
 	Logger   *slog.Logger     // nil: says nothing
-	Now      func() time.Time // nil: time.Now
+	Now      func() time.Time // the clock that entries' ends are kept on; nil: time.Now
 }
 
 // Server answers the control API. Safe for concurrent use.
@@ -44,7 +44,9 @@ type Server struct {
 // New reads users and audit log from the state directory, making the account admin/admin if there is none. Both
 // are files of this process alone: the caller holds the directory's lock.
 //
-// A users.json that cannot be read is no error: passwords are refused, root still works, and Status warns.
+// What is wrong with these files keeps no node from enforcing. With a users.json that cannot be read passwords are
+// refused and root still works; with an audit log that cannot be opened (disk full) changes are refused and views
+// still work. Status warns of both, and the audit log is tried again at each change.
 func New(o Options) (*Server, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
@@ -55,10 +57,7 @@ func New(o Options) (*Server, error) {
 	if err := os.MkdirAll(o.StateDir, 0o700); err != nil {
 		return nil, fmt.Errorf("make state directory: %w", err)
 	}
-	audit, err := openAudit(o.StateDir, o.Now, o.Logger)
-	if err != nil {
-		return nil, fmt.Errorf("open audit log: %w", err)
-	}
+	audit := openAudit(o.StateDir, o.Now, o.Logger)
 	s := &Server{
 		backend: o.Backend, version: o.Version, log: o.Logger, now: o.Now,
 		users: openUsers(o.StateDir, o.Logger), audit: audit, guard: newGuard(o.Now),
