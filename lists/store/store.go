@@ -38,7 +38,8 @@ type Options struct {
 
 	// Check, if set, sees each change before it is made durable, with the snapshot it would lead to, and may
 	// refuse it (capacity, lock-out). changes are those of lists.Applied: after a big clear they lack what the
-	// clear removed, never what is added. It runs inside the writer: it must not call the store.
+	// clear removed, never what is added. It runs inside the writer: it must not call the store. It may be asked
+	// twice about one batch, and about one that then cannot be written.
 	Check func(b lists.Batch, next *lists.Snapshot, changes []lists.Change) error
 
 	Logger *slog.Logger // nil: no log
