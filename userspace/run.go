@@ -56,10 +56,11 @@ func Run(ctx context.Context, c Config, version string, log *slog.Logger, ready 
 	defer n.store.Close()
 	n.opened = n.store.Snapshot().Generation()
 
-	server, err := control.New(control.Options{Backend: n, StateDir: c.StateDir, Version: version, Logger: log})
+	server, err := control.New(control.Options{Backend: n, StateDir: c.StateDir, Version: version, Logger: log, Now: n.store.Clock().Now})
 	if err != nil {
 		return fmt.Errorf("open control: %w", err)
 	}
+	defer server.Close()
 	socket, err := control.Listen(c.Socket)
 	if err != nil {
 		return err
