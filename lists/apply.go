@@ -210,6 +210,12 @@ func (a *applier) clear(op Operation) (Outcome, int, error) {
 	if count == 0 {
 		return Cleared, 0, nil
 	}
+	a.take(op, t, sources, count)
+	return Cleared, count, nil
+}
+
+// take removes the count entries of the sources from t, the table of the operation's list.
+func (a *applier) take(op Operation, t *table, sources []Source, count int) {
 	step := Step{Op: op.Op, List: op.List, Count: count}
 	if op.Op == OpClearSources {
 		step.Sources = sources
@@ -236,7 +242,6 @@ func (a *applier) clear(op Operation) (Outcome, int, error) {
 		}
 	}
 	a.Steps = append(a.Steps, step)
-	return Cleared, count, nil
 }
 
 func (a *applier) set(change func(Settings) Settings) (Outcome, int, error) {
