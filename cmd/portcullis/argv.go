@@ -213,7 +213,7 @@ func checkValue(f *flagDef, value string) error {
 	case f.takes != takesValue:
 	case f.words != nil && !hasWord(f.words, value):
 		return &usageError{fmt.Sprintf("unknown --%s %s: expected %s", f.name, lists.Quote(value), wordList(f.words)), f.help}
-	case value == "" && !f.empty:
+	case value == "":
 		return &usageError{fmt.Sprintf("--%s is empty", f.name), f.help}
 	}
 	return nil

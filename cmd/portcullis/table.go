@@ -68,7 +68,6 @@ type flagDef struct {
 	help   string
 	env    string
 	many   bool // may be given more than once
-	empty  bool // may be empty
 	secret bool
 	words  []word // what completion offers
 	file   bool   // completion offers files
@@ -101,8 +100,8 @@ var flags = []flagDef{
 	{name: "for", takes: takesValue, value: "DURATION", help: "end the entry after DURATION: 90s, 15m, 4h, 30d, 2w"},
 	{name: "until", takes: takesValue, value: "TIME",
 		help: "end the entry at TIME: 2030-01-31T18:00:00Z, or 2030-01-31 18:00 in local time"},
-	{name: "reason", takes: takesValue, value: "TEXT", empty: true, help: "say why"},
-	{name: "comment", takes: takesValue, value: "TEXT", empty: true, help: "a note for colleagues"},
+	{name: "reason", takes: takesValue, value: "TEXT", help: "say why"},
+	{name: "comment", takes: takesValue, value: "TEXT", help: "a note for colleagues"},
 	{name: "accept-risk", takes: takesValue, value: "RISK", many: true,
 		help: "do it although the named risk stands (the refusal names it); may be repeated"},
 	{name: "limit", takes: takesValue, value: "N", help: "show at most N events, the newest; 0 shows all (default 100)"},
@@ -283,7 +282,8 @@ func listCommands() []*command {
 				long: []string{
 					"Flags go before KIND or after the values. What stands in a value's place is the value, whatever it begins with.",
 					"Adding what is there already exits 0 and prints: ... already in " + l.word() + ". Where it was there with another " +
-						"end, reason or comment, the new ones replace them: ... updated in " + l.word() + ".",
+						"end, the new end counts (none given: it never ends), and a reason or comment that is given replaces the old one: " +
+						"... updated in " + l.word() + ".",
 				}},
 			&command{name: "view_" + l.word(), group: groupLists, args: filter, flags: viewFlags, run: l.view,
 				short: fmt.Sprintf("Show the %s", l.word()), long: viewLong},
