@@ -382,6 +382,7 @@ func TestNothingLeaks(t *testing.T) {
 		must(t, l.Close())
 	}
 	cycle()
+	runtime.GC()
 	before, goroutines, mapped := openFiles(t), runtime.NumGoroutine(), mappings(t)
 	for range 5 {
 		cycle()
@@ -394,16 +395,20 @@ func TestNothingLeaks(t *testing.T) {
 	if exists(g.pins) {
 		t.Error("the pin directory is left")
 	}
-	if n, m := runtime.NumGoroutine(), mappings(t); n != goroutines || m != mapped {
-		t.Errorf("%d goroutines and %d mappings, there were %d and %d", n, m, goroutines, mapped)
+	if n := runtime.NumGoroutine(); n != goroutines {
+		t.Errorf("%d goroutines run, there were %d", n, goroutines)
 	}
+	eventually(t, "mappings of maps gone", func() bool {
+		runtime.GC() // package ebpf leaves those of a program's constants to it
+		return mappings(t) <= mapped
+	})
 	if after := openFiles(t); after != before {
 		out, _ := exec.Command("ls", "-l", fmt.Sprintf("/proc/%d/fd", os.Getpid())).Output()
 		t.Errorf("%d files are open, there were %d: %s", after, before, out)
 	}
 }
 
-// mappings counts the control maps in this process's memory.
+// mappings counts the maps in this process's memory.
 func mappings(t *testing.T) int {
 	t.Helper()
 	all, err := os.ReadFile("/proc/self/maps")
