@@ -18,6 +18,9 @@ import (
 // bytesPerPrefix is what one prefix takes in a kernel LPM map at a million entries (loader's timing test prints it).
 const bytesPerPrefix = 128
 
+// maxSkew is how far the wall clock may be from the lists' steady clock before status says so.
+const maxSkew = time.Minute
+
 // node is one gateway: it implements control.Backend. Safe for concurrent use.
 type node struct {
 	config  Config
@@ -124,6 +127,9 @@ func (n *node) Status() control.Status {
 	}
 	if failure != nil {
 		bad("kernel: does not enforce generation %d: %s", snap.Generation(), failure)
+	}
+	if skew := n.store.Clock().Skew(); skew.Abs() > maxSkew {
+		s.Warnings = append(s.Warnings, fmt.Sprintf("the wall clock was set %s after this boot: times of entries are off by that, durations are right; a reboot mends it", skew.Round(time.Second)))
 	}
 	bypass, err := n.maps.Bypass()
 	if err != nil {
