@@ -15,8 +15,11 @@ type Step struct {
 	Change  Change   // OpAdd, OpDelete, OpDeleteKey: one entry. OpAdd without After: it was past its end
 	List    List     // OpClear, OpClearSources
 	Sources []Source // OpClearSources
-	Count   int      // OpClear, OpClearSources: how many entries went
-	Note    string   // OpSet: the settings that changed
+	Count   int      // OpClear, OpClearSources: how many entries went; OpImport: how many are new or different
+	Note    string   // OpSet: the settings that changed; OpImport: the lists and how many of each
+	// OpImport: the entries that are new, in order, and then those that were there and are different now.
+	Pack     *Pack
+	Replaced []Change
 }
 
 // Applied is what [ApplyOps] makes of a batch.
@@ -24,8 +27,8 @@ type Applied struct {
 	Next    *Snapshot // one generation after base; base itself if nothing changed
 	Result  Result
 	Steps   []Step   // empty if nothing changed
-	Changes []Change // entry by entry, in order; when Whole, without what a clear removed
-	Whole   bool     // a clear removed so many entries that Changes does not list them
+	Changes []Change // entry by entry, in order; when Whole, without what a big clear or import did
+	Whole   bool     // a clear or an import changed so many entries that Changes does not list them
 }
 
 // ApplyOps returns what the batch makes of base at now, changing nothing. It is the one place that says what
@@ -38,6 +41,7 @@ type Applied struct {
 //     where they are not empty. If that makes no difference the outcome is Unchanged.
 //   - OpDelete takes the identifier from every source. OpDeleteKey looks at Entry.Key alone.
 //   - OpClear and OpClearSources are Cleared whether or not there was anything to clear.
+//   - OpImport is OpAdd of each entry of the pack; what is past its end is removed from both lists before it.
 //   - Identifiers must be canonical (see [ParseID]); ends must be after now.
 //
 // An error wraps [ErrInvalid], names the operation when there are several, and means that the batch has no effect.
@@ -121,6 +125,8 @@ func (a *applier) apply(op Operation) (Outcome, int, error) {
 		return a.clear(op)
 	case OpSet:
 		return a.set(op.Settings)
+	case OpImport:
+		return a.importPack(op)
 	}
 	return 0, 0, fmt.Errorf("%w operation %d", ErrInvalid, op.Op)
 }

@@ -12,6 +12,7 @@ const (
 	OpClear                      // empty List
 	OpClearSources               // remove the entries of Sources from List
 	OpSet                        // replace the switches (Settings): Changed, or Unchanged if they are so already
+	OpImport                     // OpAdd of every entry of Pack, as one operation with one event in the history
 )
 
 // Operation is one step of a [Batch]. Which fields count depends on Op.
@@ -22,6 +23,7 @@ type Operation struct {
 	ID       ID                      // OpDelete
 	Sources  []Source                // OpClearSources
 	Settings func(Settings) Settings // OpSet: must be pure
+	Pack     *Pack                   // OpImport; not changed any more
 }
 
 // Batch is applied whole or not at all, in order. [ApplyOps] says what each operation means.
@@ -37,9 +39,9 @@ type Batch struct {
 type Outcome uint8
 
 const (
-	Added     Outcome = iota + 1 // OpAdd: was not there
+	Added     Outcome = iota + 1 // OpAdd: was not there; OpImport: something is new or different
 	Replaced                     // OpAdd: was there from this source, with another end, reason or comment, and now has the new ones
-	Unchanged                    // OpAdd: already on the list from this source and nothing new was said
+	Unchanged                    // OpAdd, OpImport: already on the list from this source and nothing new was said
 	Deleted                      // OpDelete, OpDeleteKey: at least one entry removed
 	NotFound                     // OpDelete, OpDeleteKey: nothing there
 	Cleared                      // OpClear, OpClearSources; Count says how many
@@ -50,7 +52,8 @@ const (
 type Result struct {
 	Generation uint64 // of the snapshot that holds the batch; the present one if nothing changed
 	Outcomes   []Outcome
-	Counts     []int // entries an operation removed or added (Replaced and Unchanged: 0)
+	Counts     []int    // entries an operation removed or added (Replaced and Unchanged: 0)
+	Imported   Imported // of all OpImport
 }
 
 // Update tells a reader what happened since the generation it last saw.
@@ -70,8 +73,8 @@ type Event struct {
 	Op         Op
 	Before     *Entry // nil: was not there
 	After      *Entry // nil: is gone
-	Count      int    // OpClear, OpClearSources: how many entries went
-	Note       string // "expired", or the settings that changed
+	Count      int    // OpClear, OpClearSources: how many entries went; OpImport: how many are new or different
+	Note       string // "expired", the settings that changed, what was imported
 }
 
 // Status is what an admin wants to know of a store.

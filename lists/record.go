@@ -53,10 +53,7 @@ func newProbe(seed maphash.Seed, id ID) probe {
 		p.pack(id.Value)
 	}
 	if p.form != formText {
-		var b [18]byte
-		copy(b[:], p.addr[:])
-		b[16], b[17] = byte(p.form), p.bits
-		p.hash = uint32(maphash.Bytes(seed, b[:]))
+		p.hash = hashAddr(seed, &p)
 		return p
 	}
 	h := maphash.String(seed, id.Value) + uint64(id.Kind)
@@ -65,6 +62,14 @@ func newProbe(seed maphash.Seed, id ID) probe {
 	}
 	p.hash = uint32(h)
 	return p
+}
+
+// hashAddr is the hash of a probe that is packed.
+func hashAddr(seed maphash.Seed, p *probe) uint32 {
+	var b [18]byte
+	copy(b[:], p.addr[:])
+	b[16], b[17] = byte(p.form), p.bits
+	return uint32(maphash.Bytes(seed, b[:]))
 }
 
 // pack fills addr, bits and form if value is in canonical form; else the value stays text, which costs memory and

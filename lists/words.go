@@ -10,7 +10,7 @@ var (
 	kindWords    = []string{"", "ip", "cookie", "token", "api_key", "username"}
 	listWords    = []string{"", "whitelist", "blacklist"}
 	sourceWords  = []string{"", "manual", "abs_detected", "decoy", "invalid_protocol", "invalid_method", "invalid_content_type", "missing_token"}
-	opWords      = []string{"", "add", "delete", "delete_key", "clear", "clear_sources", "set"}
+	opWords      = []string{"", "add", "delete", "delete_key", "clear", "clear_sources", "set", "import"}
 	outcomeWords = []string{"", "added", "replaced", "unchanged", "deleted", "not_found", "cleared", "changed"}
 )
 
@@ -29,7 +29,7 @@ func ParseSource(s string) (Source, error) {
 	return parseWord[Source]("source", sourceWords, s)
 }
 
-// ParseOp reads "add", "delete", "delete_key", "clear", "clear_sources" or "set".
+// ParseOp reads "add", "delete", "delete_key", "clear", "clear_sources", "set" or "import".
 func ParseOp(s string) (Op, error) { return parseWord[Op]("operation", opWords, s) }
 
 // ParseOutcome reads "added", "replaced", "unchanged", "deleted", "not_found", "cleared" or "changed".

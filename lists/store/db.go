@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"os"
 	"time"
 
@@ -14,7 +15,7 @@ import (
 )
 
 // schemaVersion is PRAGMA user_version of what schema makes, and a column of meta.
-const schemaVersion = 1
+const schemaVersion = 2
 
 // schema: one table a list, so that clearing a list empties a table (which SQLite does page by page, not row by
 // row). seq is the order of the list. hash finds a row by its identifier. expires 0 is never; span is the time to
@@ -48,6 +49,10 @@ type database struct {
 	conn *sqlite.Conn // nil: closed
 	path string
 	meta meta // as last read or written
+
+	version  int64 // of the schema
+	filters  filters
+	unpacked []unpacked // in this transaction
 }
 
 // meta is the one row of table meta.
@@ -66,6 +71,10 @@ type tally struct {
 	next int64  // the next row's seq; not kept in meta
 }
 
+func newDatabase(conn *sqlite.Conn, path string) *database {
+	return &database{conn: conn, path: path, filters: filters{seed: maphash.MakeSeed()}}
+}
+
 // openDatabase opens an existing file for reading and writing.
 func openDatabase(path string) (*database, error) {
 	f, err := os.OpenFile(path, os.O_RDWR, 0) // SQLite would fall back to reading only, and says less
@@ -78,7 +87,7 @@ func openDatabase(path string) (*database, error) {
 		return nil, err
 	}
 	conn.SetBusyTimeout(5 * time.Second) // somebody may be looking with another program
-	d := &database{conn: conn, path: path}
+	d := newDatabase(conn, path)
 	for _, pragma := range []string{"journal_mode=WAL", "synchronous=FULL", "wal_autocheckpoint=4000", "cache_size=-16000", "foreign_keys=OFF"} {
 		if err := sqlitex.ExecuteTransient(conn, "PRAGMA "+pragma, nil); err != nil {
 			_ = conn.Close()
@@ -110,9 +119,9 @@ func writeDatabase(path string, m meta, now time.Time, fill func(d *database) er
 	for i := range m.tally {
 		m.tally[i] = tally{next: 1}
 	}
-	d.meta = m
+	d.meta, d.version = m, schemaVersion
 	return d.close(d.transaction(func() error {
-		if err := sqlitex.ExecuteScript(d.conn, schema+fmt.Sprintf("PRAGMA user_version=%d;", schemaVersion), nil); err != nil {
+		if err := sqlitex.ExecuteScript(d.conn, schema+bulkSchema+fmt.Sprintf("PRAGMA user_version=%d;", schemaVersion), nil); err != nil {
 			return err
 		}
 		if fill != nil {
@@ -139,14 +148,17 @@ func (d *database) close(err error) error {
 
 // transaction runs f and makes what it wrote durable. After an error nothing of it is left, in meta neither.
 func (d *database) transaction(f func() error) (err error) {
-	before := d.meta
+	before, filters := d.meta, d.filters
 	if err = d.exec("BEGIN IMMEDIATE"); err == nil {
 		if err = f(); err == nil {
 			err = d.exec("COMMIT")
 		}
 	}
-	if err != nil {
-		d.meta = before
+	if err == nil {
+		d.version = schemaVersion
+		d.forgetUnpacked()
+	} else {
+		d.meta, d.filters, d.unpacked = before, filters, nil
 		if d.conn != nil && !d.conn.AutocommitEnabled() {
 			_ = d.exec("ROLLBACK") // on errors such as SQLITE_FULL SQLite may have done it already
 		}
@@ -178,6 +190,8 @@ func (d *database) query(query string, row func(*sqlite.Stmt) error, args ...any
 			stmt.BindInt64(i+1, v)
 		case string:
 			stmt.BindText(i+1, v)
+		case []byte:
+			stmt.BindBytes(i+1, v)
 		default:
 			panic(fmt.Sprintf("store: cannot bind %T", arg))
 		}
@@ -219,7 +233,7 @@ func (d *database) readMeta() error {
 			tally: [2]tally{{rows: uint64(s.ColumnInt64(7)), sum: uint64(s.ColumnInt64(8)), next: 1},
 				{rows: uint64(s.ColumnInt64(9)), sum: uint64(s.ColumnInt64(10)), next: 1}},
 		}
-		if s.ColumnInt64(11) != m.checksum(settings) {
+		if s.ColumnInt64(11) != m.checksum(version, settings) {
 			return fmt.Errorf("%w: checksum of table meta is wrong", ErrCorrupt)
 		}
 		return json.Unmarshal([]byte(settings), &m.settings)
@@ -228,7 +242,7 @@ func (d *database) readMeta() error {
 		err = fmt.Errorf("%w: table meta has %d rows", ErrCorrupt, rows)
 	}
 	if err == nil {
-		d.meta = m
+		d.meta, d.version = m, version
 	}
 	return err
 }
@@ -244,12 +258,12 @@ func (d *database) writeMeta(now time.Time) error {
 	return d.exec(`INSERT OR REPLACE INTO meta (id, schema, generation, settings, seen, boot_id, anchor_wall, anchor_boot,
 		whitelist_rows, whitelist_sum, blacklist_rows, blacklist_sum, sum) VALUES (1, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
 		schemaVersion, int64(m.generation), string(settings), m.seen.UnixNano(), m.anchor.bootID, m.anchor.wall.UnixNano(), int64(m.anchor.boot),
-		int64(m.tally[0].rows), int64(m.tally[0].sum), int64(m.tally[1].rows), int64(m.tally[1].sum), m.checksum(string(settings)))
+		int64(m.tally[0].rows), int64(m.tally[0].sum), int64(m.tally[1].rows), int64(m.tally[1].sum), m.checksum(schemaVersion, string(settings)))
 }
 
-func (m *meta) checksum(settings string) int64 {
+func (m *meta) checksum(version int64, settings string) int64 {
 	var c checksum
-	c.ints(schemaVersion, int64(m.generation), m.seen.UnixNano(), m.anchor.wall.UnixNano(), int64(m.anchor.boot))
+	c.ints(version, int64(m.generation), m.seen.UnixNano(), m.anchor.wall.UnixNano(), int64(m.anchor.boot))
 	for _, t := range m.tally {
 		c.ints(int64(t.rows), int64(t.sum))
 	}

@@ -55,7 +55,7 @@ func verify(ctx context.Context, path string) (meta, error) {
 		return meta{}, err
 	}
 	conn.SetInterrupt(ctx.Done())
-	d := &database{conn: conn, path: path}
+	d := newDatabase(conn, path)
 	if err = d.readMeta(); err == nil {
 		err = d.readAll(func(*row) {}, func(int) {})
 	}

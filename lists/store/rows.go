@@ -5,6 +5,8 @@ import (
 	"encoding/binary"
 	"fmt"
 	"hash/crc64"
+	"math"
+	"slices"
 	"strings"
 	"time"
 
@@ -84,9 +86,7 @@ func (d *database) put(before *lists.Entry, e lists.Entry, now time.Time) error 
 		t.next++
 		t.rows++
 		t.sum += uint64(r.sum)
-		return d.exec("INSERT INTO "+e.List.String()+` (seq, hash, source, kind, name, value, created, expires, span, reason, comment, added_by, sum)
-			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
-			r.seq, r.hash, int(e.Source), int(e.ID.Kind), e.ID.Name, e.ID.Value, r.created, r.ends, r.span, e.Reason, e.Comment, e.By, r.sum)
+		return d.insert(&r)
 	}
 	seq, sum, err := d.find(e.Key)
 	if err != nil {
@@ -96,6 +96,13 @@ func (d *database) put(before *lists.Entry, e lists.Entry, now time.Time) error 
 	t.sum += uint64(r.sum) - uint64(sum)
 	return d.exec("UPDATE "+e.List.String()+" SET created=?, expires=?, span=?, reason=?, comment=?, added_by=?, sum=? WHERE seq=?",
 		r.created, r.ends, r.span, e.Reason, e.Comment, e.By, r.sum, seq)
+}
+
+func (d *database) insert(r *row) error {
+	e := &r.entry
+	return d.exec("INSERT INTO "+r.list.String()+` (seq, hash, source, kind, name, value, created, expires, span, reason, comment, added_by, sum)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+		r.seq, r.hash, int(e.Source), int(e.ID.Kind), e.ID.Name, e.ID.Value, r.created, r.ends, r.span, e.Reason, e.Comment, e.By, r.sum)
 }
 
 // delete removes the row with the key.
@@ -136,7 +143,16 @@ func (d *database) clear(s lists.Step) error {
 	t := d.tallyOf(s.List)
 	if s.Op == lists.OpClear {
 		t.rows, t.sum = 0, 0
+		d.filters.lists[s.List-1] = nil
+		if err := d.exec("DELETE FROM " + s.List.String() + "_bulk"); err != nil {
+			return err
+		}
 		return d.exec("DELETE FROM " + s.List.String())
+	}
+	for _, f := range d.filters.lists[s.List-1] {
+		if err := d.unpack(s.List, f.seq, func(e *lists.Entry) bool { return slices.Contains(s.Sources, e.Source) }); err != nil {
+			return err
+		}
 	}
 	var numbers []string
 	for _, src := range s.Sources {
@@ -159,14 +175,36 @@ func (d *database) clear(s lists.Step) error {
 	return d.exec("DELETE" + where)
 }
 
-// scan reads and verifies every row of a list in order.
+// scan reads and verifies every row of a list in order, those in chunks too.
 func (d *database) scan(l lists.List, each func(r *row)) error {
 	var c checksum
 	var rows, sum uint64
 	t := d.tallyOf(l)
 	texts := interner{}
 	last := int64(0)
-	err := d.query("SELECT seq, hash, source, kind, name, value, created, expires, span, reason, comment, added_by, sum FROM "+l.String()+" ORDER BY seq",
+	take := func(r *row) error {
+		if r.seq <= last {
+			return fmt.Errorf("%w: row %d of %s comes after %d", ErrCorrupt, r.seq, l, last)
+		}
+		rows++
+		last = r.seq
+		each(r)
+		return nil
+	}
+	chunks, err := d.chunkSeqs(l)
+	if err != nil {
+		return err
+	}
+	unpackBefore := func(seq int64) error {
+		for len(chunks) > 0 && chunks[0] < seq {
+			if err := d.scanChunk(l, chunks[0], &sum, take); err != nil {
+				return err
+			}
+			chunks = chunks[1:]
+		}
+		return nil
+	}
+	err = d.query("SELECT seq, hash, source, kind, name, value, created, expires, span, reason, comment, added_by, sum FROM "+l.String()+" ORDER BY seq",
 		func(s *sqlite.Stmt) error {
 			r := row{
 				seq: s.ColumnInt64(0), hash: s.ColumnInt64(1), list: l,
@@ -177,22 +215,22 @@ func (d *database) scan(l lists.List, each func(r *row)) error {
 				Key:    lists.Key{List: l, Source: lists.Source(source), ID: lists.ID{Kind: lists.Kind(kind), Name: texts.column(s, 4), Value: s.ColumnText(5)}},
 				Reason: texts.column(s, 9), Comment: texts.column(s, 10), By: texts.column(s, 11),
 			}
-			switch {
-			case r.checksum(&c) != r.sum || int64(r.entry.Source) != source || int64(r.entry.ID.Kind) != kind:
+			if r.checksum(&c) != r.sum || int64(r.entry.Source) != source || int64(r.entry.ID.Kind) != kind {
 				return fmt.Errorf("%w: checksum of row %d of %s is wrong", ErrCorrupt, r.seq, l)
-			case r.seq <= last:
-				return fmt.Errorf("%w: row %d of %s comes after %d", ErrCorrupt, r.seq, l, last)
 			}
 			r.entry.Created = time.Unix(r.created, 0).UTC()
 			if r.ends != 0 {
 				r.entry.Expires = time.Unix(r.ends, 0).UTC()
 			}
-			rows++
 			sum += uint64(r.sum)
-			last = r.seq
-			each(&r)
-			return nil
+			if err := unpackBefore(r.seq); err != nil {
+				return err
+			}
+			return take(&r)
 		})
+	if err == nil {
+		err = unpackBefore(math.MaxInt64)
+	}
 	if err == nil && (rows != t.rows || sum != t.sum) {
 		err = fmt.Errorf("%w: %s holds %d rows with sum %x, table meta says %d with %x", ErrCorrupt, l, rows, sum, t.rows, t.sum)
 	}

@@ -186,6 +186,11 @@ func (s *Store) save(todo []work) error {
 // save writes the works in one transaction; without any it writes the time alone.
 func (d *database) save(all []work, now time.Time, history int) error {
 	return d.transaction(func() error {
+		if d.version < schemaVersion {
+			if err := d.upgrade(); err != nil {
+				return err
+			}
+		}
 		for _, w := range all {
 			if err := d.write(w); err != nil {
 				return err
@@ -203,13 +208,20 @@ func (d *database) save(all []work, now time.Time, history int) error {
 // write writes the steps of one batch and their history.
 func (d *database) write(w work) error {
 	a := w.applied
-	for _, step := range a.Steps {
+	if err := d.unpackFor(a.Steps); err != nil {
+		return err
+	}
+	for i, step := range a.Steps {
 		var err error
 		switch c := step.Change; {
 		case step.Op == lists.OpClear || step.Op == lists.OpClearSources:
 			err = d.clear(step)
 		case step.Op == lists.OpSet:
 			d.meta.settings = a.Next.Settings()
+		case step.Op == lists.OpImport:
+			if err = d.putImport(step, w.now); err == nil {
+				err = d.unpackFor(a.Steps[i+1:])
+			}
 		case c.After != nil:
 			err = d.put(c.Before, *c.After, w.now)
 		default:
