@@ -110,12 +110,21 @@ func (p *probe) matches(r *record) bool {
 	return r.value == p.id.Value && (!p.id.Kind.Named() && p.id.Name == "" || r.texts.Value().name == p.id.Name)
 }
 
-func (r *record) id() ID {
+// prefix is what an IP entry covers.
+func (r *record) prefix() (p netip.Prefix, ok bool) {
 	switch r.form {
 	case form4:
-		return ID{Kind: r.kind, Value: formatPrefix(netip.PrefixFrom(netip.AddrFrom4([4]byte(r.addr[:4])), int(r.bits)))}
+		return netip.PrefixFrom(netip.AddrFrom4([4]byte(r.addr[:4])), int(r.bits)), true
 	case form6:
-		return ID{Kind: r.kind, Value: formatPrefix(netip.PrefixFrom(netip.AddrFrom16(r.addr), int(r.bits)))}
+		return netip.PrefixFrom(netip.AddrFrom16(r.addr), int(r.bits)), true
+	}
+	return ID{Kind: r.kind, Value: r.value}.Prefix()
+}
+
+func (r *record) id() ID {
+	if r.form != formText {
+		p, _ := r.prefix()
+		return ID{Kind: r.kind, Value: formatPrefix(p)}
 	}
 	return ID{Kind: r.kind, Name: r.texts.Value().name, Value: r.value}
 }

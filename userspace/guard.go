@@ -7,6 +7,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/gaissmai/bart"
+
 	"github.com/portcullis/portcullis/lists"
 	"github.com/portcullis/portcullis/userspace/control"
 )
@@ -107,6 +109,13 @@ func checkLockOut(r control.Request, before *lists.Snapshot, protected []protect
 	var dangers []danger
 	what := "change"
 	for _, op := range r.Batch.Ops {
+		if op.Op == lists.OpImport {
+			found, first, more := packDangers(op.Pack, protected)
+			if first != "" {
+				what = first
+			}
+			dangers, notes = append(dangers, found...), append(notes, more...)
+		}
 		prefix, isIP := op.Entry.ID.Prefix()
 		if op.Op != lists.OpAdd || op.Entry.List != lists.Blacklist || !isIP {
 			continue
@@ -131,18 +140,63 @@ func sessionDanger(r control.Request, before *lists.Snapshot, now time.Time) (da
 	if err != nil {
 		return danger{}, false
 	}
-	next, err := lists.ApplyOps(before, r.Batch, now)
-	if err != nil {
-		return danger{}, false // the store will say what is wrong with the batch
-	}
-	after := next.Next
 	dropped := func(s *lists.Snapshot) bool {
 		return s.Settings().Firewall && verdict(s, peer, now) == lists.Drop
 	}
-	if dropped(before) || !dropped(after) {
+	if dropped(before) {
 		return danger{}, false
 	}
+	if len(r.Batch.Ops) == 1 && r.Batch.Ops[0].Op == lists.OpImport {
+		if !packDrops(r.Batch.Ops[0].Pack, peer) || !before.Settings().Firewall || verdict(before, peer, now) != lists.Pass {
+			return danger{}, false
+		}
+	} else {
+		next, err := lists.ApplyOps(before, r.Batch, now)
+		if err != nil || !dropped(next.Next) {
+			return danger{}, false // the store will say what is wrong with the batch
+		}
+	}
 	return danger{riskSSH, fmt.Sprintf("it would cut off %s, where your SSH session comes from", peer)}, true
+}
+
+// packDangers is entryDangers and staysReachable of every blacklist entry of an import; first is the first dangerous one.
+func packDangers(pack *lists.Pack, protected []protection) (dangers []danger, first string, notes []string) {
+	var table bart.Lite
+	for _, p := range protected {
+		table.Insert(p.prefix)
+	}
+	for l, p := range pack.Prefixes() {
+		widest := widestIPv4
+		if p.Addr().Is6() {
+			widest = widestIPv6
+		}
+		if l != lists.Blacklist || p.Bits() >= widest && !table.OverlapsPrefix(p) {
+			continue
+		}
+		if first == "" {
+			first = "ip " + short(p)
+		}
+		for _, d := range entryDangers(p, protected) {
+			if !slices.ContainsFunc(dangers, func(e danger) bool { return e.risk == d.risk }) {
+				dangers = append(dangers, danger{d.risk, short(p) + ": " + d.text})
+			}
+		}
+		if len(notes) < 8 {
+			notes = append(notes, staysReachable(p, protected)...)
+		}
+	}
+	return dangers, first, notes
+}
+
+// packDrops reports whether an import lists an address that nothing listed before.
+func packDrops(pack *lists.Pack, a netip.Addr) bool {
+	black, white := false, false
+	for l, p := range pack.Prefixes() {
+		if p.Contains(a.Unmap()) {
+			black, white = black || l == lists.Blacklist, white || l == lists.Whitelist
+		}
+	}
+	return black && !white
 }
 
 // staysReachable names the protected addresses under an entry: the kernel passes them whatever is listed.

@@ -45,6 +45,9 @@ func (n *node) Apply(ctx context.Context, r control.Request) (control.Reply, err
 	if err != nil {
 		return control.Reply{}, err
 	}
+	if r.DryRun {
+		return n.plan(r, before, now, notes)
+	}
 	res, err := n.store.Apply(ctx, r.Batch)
 	if err != nil {
 		return control.Reply{}, wireError(err)
@@ -57,6 +60,20 @@ func (n *node) Apply(ctx context.Context, r control.Request) (control.Reply, err
 		}
 	}
 	return control.Reply{Result: res, Notes: notes}, nil
+}
+
+// plan says what a request would come to.
+func (n *node) plan(r control.Request, before *lists.Snapshot, now time.Time, notes []string) (control.Reply, error) {
+	a, err := lists.ApplyOps(before, r.Batch, now)
+	if err == nil {
+		err = n.checkRoom(r.Batch, a.Next, a.Changes)
+	}
+	if err != nil {
+		return control.Reply{}, wireError(err)
+	}
+	v4, v6 := lenPrefixes(a.Next)
+	notes = append(notes, fmt.Sprintf("the kernel would hold at most %d IPv4 and %d IPv6 prefixes of %d each", v4, v6, n.config.Capacity))
+	return control.Reply{Result: a.Result, Notes: notes}, nil
 }
 
 // wireError gives a store's error the code that the exit code comes from.

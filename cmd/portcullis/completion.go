@@ -36,6 +36,7 @@ type shellRules struct {
 	flagsOf    map[string][]string // flags of a command
 	arity      map[string]int      // values a kind takes
 	byKind     []string            // commands that take a kind
+	secondFile []string            // commands whose second argument is a file
 }
 
 func rulesOf(table []*command) shellRules {
@@ -75,6 +76,9 @@ func rulesOf(table []*command) shellRules {
 			r.first[c.name] = commandNames(table)
 		case len(c.args) > 0 && c.args[0].words != nil:
 			r.first[c.name] = shown(c.args[0].words)
+		}
+		if len(c.args) > 1 && c.args[1].file {
+			r.secondFile = append(r.secondFile, c.name)
 		}
 	}
 	return r
@@ -130,7 +134,11 @@ func writeOffers(w io.Writer, r shellRules, files string) {
 			fmt.Fprintf(w, "            %s) offer='%s' ;;\n", c, strings.Join(words, " "))
 		}
 	}
-	fmt.Fprint(w, "        esac\n    fi\n")
+	fmt.Fprint(w, "        esac\n")
+	for _, c := range r.secondFile {
+		fmt.Fprintf(w, "    elif [[ $args:$cmd == 1:%s ]]; then\n        %s; return 0\n", c, files)
+	}
+	fmt.Fprint(w, "    fi\n")
 }
 
 func writeBash(w io.Writer, table []*command) {
@@ -171,6 +179,9 @@ func writeFish(w io.Writer, table []*command) {
 				fmt.Fprintf(w, "complete -c %s -n '__fish_seen_subcommand_from %s; and not __fish_seen_subcommand_from %s' -a '%s'\n",
 					p, c.name, strings.Join(without(words, c.name), " "), strings.Join(words, " "))
 			}
+		}
+		for _, c := range r.secondFile {
+			fmt.Fprintf(w, "complete -c %s -n '__fish_seen_subcommand_from %s' -F\n", p, c)
 		}
 		for _, f := range flags {
 			writeFishFlag(w, p, f, table)

@@ -43,6 +43,9 @@ type call struct {
 // arg returns the i-th argument, "" if there is none.
 func (c *call) arg(i int) string { return c.cli.Args().Get(i) }
 
+// has reports whether a flag without value is given.
+func (c *call) has(flag string) bool { return c.cli.Bool(bareName(flag)) }
+
 // json reports whether the answer is wanted as JSON.
 func (c *call) json() bool { return c.cli.String("output") == "json" }
 
@@ -95,6 +98,9 @@ func urfaveFlags(f *flagDef) []cli.Flag {
 	}
 	if f.many {
 		return []cli.Flag{&cli.StringSliceFlag{Name: f.name, EnvVars: env}}
+	}
+	if f.takes == takesNothing {
+		return []cli.Flag{&cli.BoolFlag{Name: bareName(f.name)}}
 	}
 	flags := []cli.Flag{&cli.StringFlag{Name: f.name, EnvVars: env}}
 	if f.takes == takesOptional {

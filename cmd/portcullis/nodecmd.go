@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/portcullis/portcullis/lists"
+	"github.com/portcullis/portcullis/lists/format"
 	"github.com/portcullis/portcullis/userspace/control"
 )
 
@@ -200,15 +201,15 @@ func details(e lists.Entry) string {
 
 // jsonEvent is one event in the output of -o json. before and after are null where the entry did not exist.
 type jsonEvent struct {
-	Generation uint64     `json:"generation"`
-	Time       time.Time  `json:"time"`
-	By         string     `json:"by"`
-	Via        string     `json:"via"`
-	Op         string     `json:"op"`
-	Before     *jsonEntry `json:"before"`
-	After      *jsonEntry `json:"after"`
-	Count      int        `json:"count"`
-	Note       string     `json:"note"`
+	Generation uint64          `json:"generation"`
+	Time       time.Time       `json:"time"`
+	By         string          `json:"by"`
+	Via        string          `json:"via"`
+	Op         string          `json:"op"`
+	Before     *format.Element `json:"before"`
+	After      *format.Element `json:"after"`
+	Count      int             `json:"count"`
+	Note       string          `json:"note"`
 }
 
 func wireEvent(e lists.Event) jsonEvent {

@@ -18,6 +18,7 @@ type arg struct {
 	help     string
 	optional bool
 	repeat   bool   // any number from here on; only in the last place
+	file     bool   // completion offers files
 	words    []word // nil: any text
 }
 
@@ -104,6 +105,10 @@ var flags = []flagDef{
 	{name: "comment", takes: takesValue, value: "TEXT", help: "a note for colleagues"},
 	{name: "accept-risk", takes: takesValue, value: "RISK", many: true,
 		help: "do it although the named risk stands (the refusal names it); may be repeated"},
+	{name: "format", takes: takesValue, value: "FORMAT", help: "the format of a list: " + wordList(listFormats) + "; import finds it by itself",
+		words: listFormats},
+	{name: "dry-run", takes: takesNothing, help: "say what would change, and change nothing"},
+	{name: "skip-invalid", takes: takesNothing, help: "leave out lines that are invalid; without it one of them stops the import"},
 	{name: "limit", takes: takesValue, value: "N", help: "show at most N events, the newest; 0 shows all (default 100)"},
 	{name: "interface", takes: takesValue, value: "IF[,IF...]", many: true, help: "guard these network interfaces"},
 	{name: "mode", takes: takesValue, value: "MODE", help: "how to attach: native, generic or native-then-generic",
@@ -124,6 +129,7 @@ var (
 	addFlags    = append([]string{"for", "until", "reason", "comment"}, changeFlags...)
 	serveFlags  = []string{"interface", "mode", "state-dir", "socket", "pin-dir", "config", "log-level"}
 	rescueFlags = []string{"pin-dir", "socket"}
+	importFlags = append([]string{"format", "dry-run", "skip-invalid", "output"}, addFlags...)
 )
 
 // findFlag returns the flag of that long or short name, or nil.
@@ -249,7 +255,7 @@ var shells = []word{{text: "bash"}, {text: "zsh"}, {text: "fish"}}
 
 // commands builds the table. The list commands and the switches differ only in their nouns, so they are made.
 func commands() []*command {
-	table := listCommands()
+	table := append(listCommands(), transferCommands()...)
 	for _, s := range switches {
 		table = append(table, s.command(true), s.command(false))
 	}
@@ -295,6 +301,47 @@ func listCommands() []*command {
 		)
 	}
 	return table
+}
+
+// listFormats are the formats of import and export.
+var listFormats = []word{
+	{text: "plain", help: "an address, CIDR or range a line; # and ; begin comments"},
+	{text: "csv", help: "with a header, of the columns kind, name, value, reason, comment, expires, list, source, created, by"},
+	{text: "json", help: "one object a line or an array, each as -o json prints an entry"},
+	{text: "ipset", help: "what ipset save prints"},
+	{text: "nft", help: "elements of nft sets"},
+}
+
+// bothLists are the lists that import and export take.
+var bothLists = []word{{text: "whitelist"}, {text: "blacklist"}, {text: "all", help: "both; each entry says of which list it is"}}
+
+func transferCommands() []*command {
+	return []*command{
+		{name: "import", group: groupLists, flags: importFlags, run: runImport,
+			args:  []arg{{name: "LIST", words: bothLists, help: "which list"}, {name: "FILE", help: "a file, or - for standard input", file: true}},
+			short: "Add the entries of a file to a list, all or none",
+			long: []string{
+				"Reads " + formatHelp() + ", plain or in gzip or zstd, and finds out which by itself. A range becomes the fewest CIDRs that cover it.",
+				"All of it is one change: it is in force, and safe from a crash, when the command returns, or nothing is changed; the first invalid line, " +
+					"an entry that could lock an admin out and a list too long for the kernel stop it. Entries whose end has come are left out.",
+				"What is there already is treated as add does: a new end counts, a reason or comment that is given replaces the old one. " +
+					"--for and --until end every entry, whatever the file says; --reason and --comment are for entries that have none. " +
+					"Who added an entry and when, and a source other than manual, are taken over from the file if root imports.",
+			}},
+		{name: "export", group: groupLists, flags: append([]string{"format"}, loginFlags...), run: runExport,
+			args:  []arg{{name: "LIST", optional: true, words: bothLists, help: "which list (all without it)"}},
+			short: "Print the entries of a list for import or other programs",
+			long: []string{"Without --format: json, an object a line, which loses nothing: portcullis export | portcullis import all - . csv keeps everything too; " +
+				"plain, ipset and nft take addresses only, of one list."}},
+	}
+}
+
+func formatHelp() string {
+	var all []string
+	for _, f := range listFormats {
+		all = append(all, f.text+" ("+f.help+")")
+	}
+	return strings.Join(all, ", ")
 }
 
 func deleteLong(l listNoun) []string {

@@ -6,9 +6,9 @@ import (
 	"io"
 	"iter"
 	"strconv"
-	"time"
 
 	"github.com/portcullis/portcullis/lists"
+	"github.com/portcullis/portcullis/lists/format"
 )
 
 // section is one part of what view_blacklist shows. The seed has no name for missing tokens; ours follows its others.
@@ -109,30 +109,8 @@ func (l listNoun) heading(source lists.Source) string {
 	return source.String()
 }
 
-// jsonEntry is one entry in the output of -o json. Every field is always there; expires is null if it never does.
-type jsonEntry struct {
-	List    string     `json:"list"`
-	Source  string     `json:"source"`
-	Type    string     `json:"type"`
-	Name    string     `json:"name"`
-	Value   string     `json:"value"`
-	Created time.Time  `json:"created"`
-	Expires *time.Time `json:"expires"`
-	Reason  string     `json:"reason"`
-	Comment string     `json:"comment"`
-	By      string     `json:"by"`
-}
-
-func wireEntry(e lists.Entry) jsonEntry {
-	j := jsonEntry{
-		List: e.List.String(), Source: e.Source.String(), Type: e.ID.Kind.String(), Name: e.ID.Name, Value: e.ID.Value,
-		Created: e.Created, Reason: e.Reason, Comment: e.Comment, By: e.By,
-	}
-	if !e.Expires.IsZero() {
-		j.Expires = &e.Expires
-	}
-	return j
-}
+// wireEntry is an entry in the output of -o json.
+func wireEntry(e lists.Entry) format.Element { return format.ElementOf(e) }
 
 // writeArray streams values as one JSON array, a value a line. If the sequence fails the array stays open, so that a
 // reader cannot take a part for the whole.

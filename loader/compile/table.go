@@ -28,11 +28,10 @@ func (t *Table) Reset(s *lists.Snapshot, protected []netip.Prefix) {
 	if s != nil {
 		found = make([]listed, 0, s.Len(lists.Whitelist)+s.Len(lists.Blacklist))
 		for _, l := range []lists.List{lists.Whitelist, lists.Blacklist} {
-			for e := range s.Entries(l) {
-				if p, ok := e.ID.Prefix(); ok {
-					found = append(found, listed{p, deadline(e.Expires), l, e.Source})
-				}
-			}
+			s.Prefixes(l, func(p netip.Prefix, src lists.Source, expires time.Time) bool {
+				found = append(found, listed{p, deadline(expires), l, src})
+				return true
+			})
 		}
 	}
 	t.protected = normalize(protected)

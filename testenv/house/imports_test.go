@@ -11,6 +11,7 @@ import (
 var rooms = map[string][]string{
 	"bpf":                   {},
 	"lists":                 {},
+	"lists/format":          {"lists"},
 	"lists/store":           {"lists"},
 	"lists/store/storetest": {"lists", "lists/store"}, // the conformance suite: only tests import it
 	"loader":                {"bpf", "lists", "loader/compile"},
@@ -20,7 +21,7 @@ var rooms = map[string][]string{
 	"userspace/control/controltest": {"lists", "userspace/control"}, // a node in memory: only tests import it
 
 	"userspace":        {"bpf", "lists", "lists/store", "loader", "loader/compile", "userspace/control"},
-	"cmd/portcullis":   {"lists", "userspace", "userspace/control"},
+	"cmd/portcullis":   {"lists", "lists/format", "userspace", "userspace/control"},
 	"testenv":          {},
 	"testenv/demo":     {"testenv"},
 	"testenv/house":    {},

@@ -129,6 +129,9 @@ func (a *auditLog) describe(p *pairs, op lists.Operation, wire Operation) (actio
 		return "delete_" + op.Entry.List.String()
 	case lists.OpClear:
 		return "clear_" + op.List.String()
+	case lists.OpImport:
+		p.add("entries", strconv.Itoa(op.Pack.Len()))
+		return "import"
 	case lists.OpClearSources:
 		p.add("sources", strings.Join(wire.Sources, ","))
 		return "clear_" + op.List.String()

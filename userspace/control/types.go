@@ -63,6 +63,7 @@ type Request struct {
 	Caller     Caller
 	Batch      lists.Batch
 	AcceptRisk []string
+	DryRun     bool // change nothing: Reply says what the batch would come to, errors why it would fail
 }
 
 // Reply says what a batch came to. It is given only after the change is durable and enforced.

@@ -58,9 +58,10 @@ func (n *Backend) Apply(_ context.Context, r control.Request) (control.Reply, er
 		if err != nil {
 			return control.Reply{}, &control.Error{Code: control.CodeInvalid, Message: fmt.Sprintf("operation %d: %v", i+1, err)}
 		}
+		out.Imported = step.imported
 		out.Outcomes, out.Counts = append(out.Outcomes, outcome), append(out.Counts, count)
 	}
-	if step.changed {
+	if step.changed && !r.DryRun {
 		step.Set(step.settings)
 		n.snapshot = step.Snapshot(step.generation)
 		n.events = append(n.events, step.events...)
@@ -119,6 +120,7 @@ type step struct {
 	batch      lists.Batch
 	events     []lists.Event
 	changed    bool
+	imported   lists.Imported
 }
 
 func (s *step) apply(op lists.Operation) (lists.Outcome, int, error) {
@@ -139,6 +141,8 @@ func (s *step) apply(op lists.Operation) (lists.Outcome, int, error) {
 		event.Count = s.Clear(op.List, op.Sources...)
 		s.record(event)
 		return lists.Cleared, event.Count, nil
+	case lists.OpImport:
+		return s.takeOver(op.Pack, event)
 	case lists.OpSet:
 		s.settings = op.Settings(s.settings)
 		s.record(event)
@@ -167,6 +171,24 @@ func (s *step) add(e lists.Entry, event lists.Event) (lists.Outcome, int, error)
 	event.Before = &before
 	s.record(event)
 	return lists.Replaced, 1, nil
+}
+
+// takeOver is an import: an event for each entry, unlike a store's.
+func (s *step) takeOver(pack *lists.Pack, event lists.Event) (lists.Outcome, int, error) {
+	for e := range pack.All() {
+		outcome, _, err := s.add(e, event)
+		switch {
+		case err != nil:
+			return 0, 0, err
+		case outcome == lists.Added:
+			s.imported.Added++
+		case outcome == lists.Replaced:
+			s.imported.Replaced++
+		default:
+			s.imported.Unchanged++
+		}
+	}
+	return lists.Added, s.imported.Added, nil
 }
 
 func (s *step) remove(k lists.Key, event lists.Event) int {
