@@ -87,7 +87,7 @@ func (m *importer) put(r *chunkReader) {
 		p = newProbe(t.seed, r.id)
 	} else {
 		p = probe{id: ID{Kind: KindIP}, addr: r.addr, form: r.form, bits: r.bits}
-		p.hash = hashAddr(t.seed, &p)
+		p.hash = uint32(hashAddr(t.seed, &p))
 	}
 	next := record{
 		addr: p.addr, form: p.form, bits: p.bits,

@@ -53,7 +53,7 @@ func newProbe(seed maphash.Seed, id ID) probe {
 		p.pack(id.Value)
 	}
 	if p.form != formText {
-		p.hash = hashAddr(seed, &p)
+		p.hash = uint32(hashAddr(seed, &p))
 		return p
 	}
 	h := maphash.String(seed, id.Value) + uint64(id.Kind)
@@ -65,11 +65,11 @@ func newProbe(seed maphash.Seed, id ID) probe {
 }
 
 // hashAddr is the hash of a probe that is packed.
-func hashAddr(seed maphash.Seed, p *probe) uint32 {
+func hashAddr(seed maphash.Seed, p *probe) uint64 {
 	var b [18]byte
 	copy(b[:], p.addr[:])
 	b[16], b[17] = byte(p.form), p.bits
-	return uint32(maphash.Bytes(seed, b[:]))
+	return maphash.Bytes(seed, b[:])
 }
 
 // pack fills addr, bits and form if value is in canonical form; else the value stays text, which costs memory and

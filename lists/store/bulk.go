@@ -72,36 +72,34 @@ type filters struct {
 	lists [2][]filter
 }
 
-// places are the bits of an identifier.
-func (f *filters) places(id lists.ID) [3]uint64 {
-	h := maphash.String(f.seed, id.Value) + maphash.String(f.seed, id.Name)*3 + uint64(id.Kind)
+// places are the bits of an identifier with that hash.
+func places(h uint64) [3]uint64 {
 	return [3]uint64{h % (filterWords * 64), (h >> 20) % (filterWords * 64), (h >> 40) % (filterWords * 64)}
 }
 
 // addChunk makes the filter of a chunk.
-func (f *filters) addChunk(c *chunk) error {
+func (f *filters) addChunk(c *chunk) {
 	n := filter{seq: c.seq}
 	f.lists[c.List-1] = append(f.lists[c.List-1], n)
 	bits := &f.lists[c.List-1][len(f.lists[c.List-1])-1].bits
-	return c.Each(func(e lists.Entry) error {
-		for _, p := range f.places(e.ID) {
+	c.Hashes(f.seed, func(h uint64) {
+		for _, p := range places(h) {
 			bits[p/64] |= 1 << (p % 64)
 		}
-		return nil
 	})
 }
 
 // candidates are the chunks that may hold one of the identifiers.
 func (f *filters) candidates(l lists.List, ids []lists.ID) []int64 {
-	places := make([][3]uint64, len(ids))
+	wanted := make([][3]uint64, len(ids))
 	for i, id := range ids {
-		places[i] = f.places(id)
+		wanted[i] = places(lists.Hash(f.seed, id))
 	}
 	var seqs []int64
 	for i := range f.lists[l-1] {
 		n := &f.lists[l-1][i]
 		has := func(place uint64) bool { return n.bits[place/64]&(1<<(place%64)) != 0 }
-		if slices.ContainsFunc(places, func(p [3]uint64) bool { return has(p[0]) && has(p[1]) && has(p[2]) }) {
+		if slices.ContainsFunc(wanted, func(p [3]uint64) bool { return has(p[0]) && has(p[1]) && has(p[2]) }) {
 			seqs = append(seqs, n.seq)
 		}
 	}
@@ -139,9 +137,7 @@ func (d *database) putChunk(c lists.Chunk, now time.Time) error {
 	t.next += int64(c.Entries)
 	t.rows += uint64(c.Entries)
 	t.sum += uint64(row.sum)
-	if err := d.filters.addChunk(&row); err != nil {
-		return err
-	}
+	d.filters.addChunk(&row)
 	return d.exec("INSERT INTO "+c.List.String()+"_bulk (seq, entries, made, data, sum) VALUES (?, ?, ?, ?, ?)",
 		row.seq, c.Entries, row.made, c.Data, row.sum)
 }
@@ -183,7 +179,8 @@ func (d *database) scanChunk(l lists.List, seq int64, sum *uint64, each func(r *
 				failed = each(r)
 			}
 		})
-		return cmp.Or(err, failed, d.filters.addChunk(c))
+		d.filters.addChunk(c)
+		return cmp.Or(err, failed)
 	}, "WHERE seq=?", seq)
 }
 

@@ -52,7 +52,7 @@ type listed struct {
 // fill builds the nodes from nothing. Sorted input brings every prefix after those that contain it, so one stack
 // of open prefixes gives each its cell, and neighbours share cache lines.
 func (t *Table) fill(found []listed) {
-	slices.SortFunc(found, func(a, b listed) int { return compare(a.prefix, b.prefix) })
+	found = sorted(found)
 	t.nodes = new(bart.Table[node])
 	var open stack
 	for i := 0; i < len(found); {
