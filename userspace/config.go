@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -34,6 +35,9 @@ type Config struct {
 	TrustedProxies []string `toml:"trusted_proxies"`
 	// Capacity bounds the IP prefixes of each family that the kernel maps take.
 	Capacity uint32 `toml:"capacity"`
+
+	// Metrics is the host and port on which Prometheus may read; "": none.
+	Metrics string `toml:"metrics"`
 
 	// Level, if set, follows the log_level command.
 	Level *slog.LevelVar `toml:"-"`
@@ -112,6 +116,9 @@ func (c Config) Check() error {
 	}
 	if c.Capacity == 0 {
 		return bad("capacity", "0 leaves no room for any address: give the number of IP entries, at most 4294967295")
+	}
+	if _, port, err := net.SplitHostPort(c.Metrics); c.Metrics != "" && (err != nil || port == "") {
+		return bad("metrics", "%q is no host and port, such as 127.0.0.1:9101", c.Metrics)
 	}
 	if _, ok := parseLevel(c.LogLevel); c.LogLevel != "" && !ok {
 		return bad("log_level", "%q is not one of debug, info, warn, error", c.LogLevel)

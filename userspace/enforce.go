@@ -39,6 +39,8 @@ type enforcement struct {
 	protect func() []netip.Prefix
 	// applied is called with every snapshot that the kernel has come to hold.
 	applied func(*lists.Snapshot)
+	// observe is told how long the kernel took to take over a "change" or the "whole" list; nil: nobody wants to know.
+	observe func(how string, took time.Duration)
 
 	table     *compile.Table
 	snapshot  *lists.Snapshot
@@ -122,10 +124,11 @@ func (e *enforcement) follow(ctx context.Context, from uint64, out chan<- lists.
 
 func (e *enforcement) update(ctx context.Context, u lists.Update) {
 	e.snapshot = u.Snapshot
+	start, how := time.Now(), "change"
 	var err error
 	switch {
 	case u.Whole || !e.inStep:
-		err = e.replace(ctx, nil)
+		how, err = "whole", e.replace(ctx, nil)
 	default:
 		if err = e.kernel.Apply(u.Snapshot.Generation(), e.table.Apply(u.Changes)); err == nil {
 			err = e.kernel.SetFirewall(u.Snapshot.Settings().Firewall)
@@ -133,8 +136,11 @@ func (e *enforcement) update(ctx context.Context, u lists.Update) {
 		if err != nil {
 			// Part of it may be written. The whole list again is slower and always right.
 			e.log.Warn("kernel refused a change, writing the whole list", "generation", u.Snapshot.Generation(), "error", err)
-			err = e.replace(ctx, nil)
+			how, err = "whole", e.replace(ctx, nil)
 		}
+	}
+	if err == nil && e.observe != nil {
+		e.observe(how, time.Since(start))
 	}
 	e.report(u.Snapshot.Generation(), err)
 }

@@ -84,23 +84,7 @@ func verdict(s *lists.Snapshot, a netip.Addr, now time.Time) lists.Verdict {
 }
 
 func covered(s *lists.Snapshot, l lists.List, a netip.Addr, now time.Time) bool {
-	a = a.Unmap()
-	for bits := a.BitLen(); bits >= 0; bits-- {
-		prefix, err := a.Prefix(bits)
-		if err != nil {
-			return false
-		}
-		id, ok := lists.PrefixID(prefix)
-		if !ok {
-			return false
-		}
-		for _, e := range s.Find(l, id) {
-			if !e.Expired(now) {
-				return true
-			}
-		}
-	}
-	return false
+	return slices.ContainsFunc(covering(s, l, a.Unmap()), func(e lists.Entry) bool { return !e.Expired(now) })
 }
 
 // checkLockOut refuses a request that would put a protected address, or the caller's own session, on the drop side.

@@ -35,6 +35,7 @@ type node struct {
 
 	protected  atomic.Pointer[[]protection]
 	interfaces atomic.Pointer[[]loader.Attachment]
+	noMetrics  atomic.Value // string: why Prometheus gets nothing
 	room       atomic.Int64 // protected prefixes, which take places in the maps too
 }
 
@@ -147,6 +148,9 @@ func (n *node) Status() control.Status {
 	}
 	if skew := n.store.Clock().Skew(); skew.Abs() > maxSkew {
 		s.Warnings = append(s.Warnings, fmt.Sprintf("the wall clock was set %s after this boot: times of entries are off by that, durations are right; a reboot mends it", skew.Round(time.Second)))
+	}
+	if why, _ := n.noMetrics.Load().(string); why != "" {
+		s.Warnings = append(s.Warnings, why)
 	}
 	bypass, err := n.maps.Bypass()
 	if err != nil {

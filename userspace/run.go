@@ -56,7 +56,7 @@ func Run(ctx context.Context, c Config, version string, log *slog.Logger, ready 
 	defer n.store.Close()
 	n.opened = n.store.Snapshot().Generation()
 
-	server, err := control.New(control.Options{Backend: n, StateDir: c.StateDir, Version: version, Logger: log, Now: n.store.Clock().Now})
+	server, err := control.New(control.Options{Backend: n, StateDir: c.StateDir, Version: version, Logger: log, Why: n.why, Now: n.store.Clock().Now})
 	if err != nil {
 		return fmt.Errorf("open control: %w", err)
 	}
@@ -68,6 +68,8 @@ func Run(ctx context.Context, c Config, version string, log *slog.Logger, ready 
 	defer socket.Close()
 
 	n.enforce = newEnforcement(n.maps, n.store, log, func() []netip.Prefix { return n.findProtected(prot) }, n.followSettings)
+	numbers := newMetrics(n.Status, n.Snapshot, c.Capacity)
+	n.enforce.observe = numbers.observe
 	if err := n.enforce.start(ctx, nil); err != nil {
 		return err
 	}
@@ -80,12 +82,39 @@ func Run(ctx context.Context, c Config, version string, log *slog.Logger, ready 
 	g.Go(func() error { return quiet(ctx, n.enforce.run(ctx)) })
 	g.Go(func() error { return quiet(ctx, n.keepAttached(ctx, ld)) })
 	g.Go(func() error { return quiet(ctx, server.Serve(ctx, socket)) })
+	if c.Metrics != "" {
+		g.Go(func() error { n.showMetrics(ctx, numbers); return nil })
+	}
 	log.Info("enforcing", "generation", n.store.Snapshot().Generation(),
 		"whitelist", n.store.Snapshot().Len(lists.Whitelist), "blacklist", n.store.Snapshot().Len(lists.Blacklist), "took", time.Since(n.started))
 	if ready != nil {
 		ready()
 	}
 	return g.Wait()
+}
+
+// showMetrics answers Prometheus until ctx ends. That it cannot ends nothing: status says so, and it tries again.
+func (n *node) showMetrics(ctx context.Context, m *metrics) {
+	again := time.NewTicker(10 * time.Second)
+	defer again.Stop()
+	for {
+		l, err := listenMetrics(n.config.Metrics)
+		if err == nil {
+			n.log.Info("metrics are shown", "address", l.Addr().String())
+			n.noMetrics.Store("")
+			err = m.serve(ctx, l, n.log)
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		n.log.Error("metrics are not shown, will try again", "error", err)
+		n.noMetrics.Store(err.Error())
+		select {
+		case <-ctx.Done():
+			return
+		case <-again.C:
+		}
+	}
 }
 
 // quiet drops the error of a part that ended because it was told to.

@@ -51,7 +51,7 @@ func (c *call) config() (userspace.Config, error) {
 		}
 	}
 	for name, field := range map[string]*string{
-		"mode": &conf.Mode, "state-dir": &conf.StateDir, "socket": &conf.Socket, "pin-dir": &conf.PinDir, "log-level": &conf.LogLevel,
+		"mode": &conf.Mode, "state-dir": &conf.StateDir, "socket": &conf.Socket, "pin-dir": &conf.PinDir, "log-level": &conf.LogLevel, "metrics": &conf.Metrics,
 	} {
 		if v := c.cli.String(name); v != "" {
 			*field = v

@@ -23,6 +23,8 @@ var documented = []struct{ script, title string }{
 	{"seed_blacklist", "The blacklist"},
 	{"seed_views", "Views"},
 	{"entries", "Entries"},
+	{"transfer", "Import and export"},
+	{"why", "Why"},
 	{"lockout", "Lock-out guard"},
 	{"switches", "Switches"},
 	{"login", "Logins"},

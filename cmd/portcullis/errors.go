@@ -22,6 +22,7 @@ const (
 	exitForbidden   = 4
 	exitRisk        = 5
 	exitNotFound    = 7
+	exitDropped     = 10
 )
 
 // exitCodes says in words what the codes mean, for help and documents.
@@ -36,6 +37,7 @@ var exitCodes = []struct {
 	{exitForbidden, "not permitted: wrong user or password, or root is needed"},
 	{exitRisk, "refused, because it could lock an admin out; the hint names the risk to accept"},
 	{exitNotFound, "what was to be deleted is not there"},
+	{exitDropped, "why: packets of at least one of the addresses are dropped"},
 }
 
 // errOutput marks an [outputError].
@@ -52,6 +54,9 @@ func (e *outputError) Unwrap() error   { return e.cause }
 func report(w io.Writer, err error) int {
 	if err == nil {
 		return exitOK
+	}
+	if code, ok := isSilent(err); ok {
+		return code
 	}
 	message, hint, code := err.Error(), "", exitFailed
 	var usage *usageError

@@ -116,6 +116,9 @@ var flags = []flagDef{
 	{name: "state-dir", takes: takesValue, value: "DIR", file: true, env: "PORTCULLIS_STATE_DIR", help: "where the lists are kept"},
 	{name: "pin-dir", takes: takesValue, value: "DIR", file: true, env: "PORTCULLIS_PIN_DIR",
 		help: "where program, links and maps are pinned"},
+	{name: "metrics", takes: takesValue, value: "HOST:PORT", help: "show metrics to Prometheus there (default: nowhere)"},
+	{name: "interval", takes: takesValue, value: "DURATION", help: "measure for so long before each table (default 1s)"},
+	{name: "count", short: "n", takes: takesValue, value: "N", help: "end after N tables; 0: never (default: 0 at a terminal, else 1)"},
 	{name: "config", takes: takesValue, value: "FILE", file: true, help: "read a TOML file; flags and environment win over it"},
 	{name: "log-level", takes: takesValue, value: "LEVEL", help: "debug, info, warn or error", words: logLevels[:4]},
 	{name: "help", short: "h", takes: takesNothing, help: "show help of the command"},
@@ -127,7 +130,7 @@ var (
 	viewFlags   = append([]string{"output"}, loginFlags...)
 	changeFlags = append([]string{"accept-risk"}, loginFlags...)
 	addFlags    = append([]string{"for", "until", "reason", "comment"}, changeFlags...)
-	serveFlags  = []string{"interface", "mode", "state-dir", "socket", "pin-dir", "config", "log-level"}
+	serveFlags  = []string{"interface", "mode", "state-dir", "socket", "pin-dir", "config", "log-level", "metrics"}
 	rescueFlags = []string{"pin-dir", "socket"}
 	importFlags = append([]string{"format", "dry-run", "skip-invalid", "output"}, addFlags...)
 )
@@ -359,6 +362,16 @@ func nodeCommands() []*command {
 			long: []string{"Rows of name and value, split at the first colon. A degraded state is said on standard error, " +
 				"and so is what should be mended, one warning: line each; the exit code stays 0 as long as a daemon answers.",
 				"http/ws and https/wss are disabled: this version judges packets only. ssl in the abs row: ABS is never called without TLS."}},
+		{name: "why", group: groupNode, flags: viewFlags, run: runWhy,
+			args:  []arg{{name: "ADDRESS", repeat: true, help: "an IP address; -: those on standard input, one a line"}},
+			short: "Say what happens to packets of an address, and why",
+			long: []string{"The verdict with its reason as status counts it; every entry of both lists that covers the address, with its source, age and end; " +
+				"what the kernel's maps hold, and whether that is what the lists say; whether the address is protected; and which layer acts.",
+				"The exit code is 0 if packets of every address pass, 10 if those of one are dropped."}},
+		{name: "top", group: groupNode, flags: []string{"interval", "count", "output", "socket"}, run: runTop,
+			short: "Show packets and bits a second by interface, reason and family; needs no login",
+			long: []string{"At a terminal the table is drawn anew until Ctrl-C; elsewhere it is printed once. Reasons are those of status: drop_... and pass_...; " +
+				"those that no packet has taken since the interface was first attached are left out."}},
 		{name: "log_level", group: groupNode, flags: viewFlags, run: runLogLevel,
 			args:  []arg{{name: "LEVEL", optional: true, words: logLevels, help: "the new level"}},
 			short: "Show or change the daemon's log level",

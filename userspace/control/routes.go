@@ -36,6 +36,7 @@ func (s *Server) register() {
 		Errors:      []int{400, 401, 403, 409, 500}, MaxBodyBytes: MaxBody, BodyReadTimeout: bodyTimeout,
 	}, s.postBatch)
 	s.registerImport(login)
+	s.registerWhy(login)
 	huma.Register(s.api, s.streaming("list", "/v1/lists/{list}", "Entries of a list, from one snapshot", login), s.getList)
 	huma.Register(s.api, s.streaming("history", "/v1/history", "Changes, newest first", login), s.getHistory)
 	huma.Register(s.api, huma.Operation{

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"reflect"
 	"runtime/debug"
@@ -23,8 +24,9 @@ type Options struct {
 	Backend  Backend
 	StateDir string // users.json, audit.log and their companions; made with mode 0700 if missing
 	Version  string
-	Logger   *slog.Logger     // nil: says nothing
-	Now      func() time.Time // the clock that entries' ends are kept on; nil: time.Now
+	Logger   *slog.Logger         // nil: says nothing
+	Why      func(netip.Addr) Why // what happens to packets of an address; nil: not known. Safe for concurrent use
+	Now      func() time.Time     // the clock that entries' ends are kept on; nil: time.Now
 }
 
 // Server answers the control API. Safe for concurrent use.
@@ -33,6 +35,7 @@ type Server struct {
 	version string
 	log     *slog.Logger
 	now     func() time.Time
+	why     func(netip.Addr) Why
 	users   *users
 	audit   *auditLog
 	guard   *guard
@@ -59,7 +62,7 @@ func New(o Options) (*Server, error) {
 	}
 	audit := openAudit(o.StateDir, o.Now, o.Logger)
 	s := &Server{
-		backend: o.Backend, version: o.Version, log: o.Logger, now: o.Now,
+		backend: o.Backend, version: o.Version, log: o.Logger, now: o.Now, why: o.Why,
 		users: openUsers(o.StateDir, o.Logger), audit: audit, guard: newGuard(o.Now),
 		big: make(chan struct{}, bigAtOnce),
 	}

@@ -1,0 +1,139 @@
+package userspace
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/portcullis/portcullis/lists"
+	"github.com/portcullis/portcullis/userspace/control"
+)
+
+// metrics is what a Prometheus server reads of a node: what status and lists say at that moment, and how long the
+// kernel took to take over changes. No label ever holds an address, so the number of series is bounded.
+type metrics struct {
+	status   func() control.Status
+	snapshot func() *lists.Snapshot
+	capacity uint32
+	apply    *prometheus.HistogramVec
+}
+
+func newMetrics(status func() control.Status, snapshot func() *lists.Snapshot, capacity uint32) *metrics {
+	return &metrics{status, snapshot, capacity, prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Name: "portcullis_apply_duration_seconds", Help: "Time the kernel's maps took to take over a change, or the whole list.",
+		Buckets: []float64{.0001, .001, .01, .1, .5, 1, 2, 5, 10, 30},
+	}, []string{"how"})}
+}
+
+// observe counts one change that the kernel took over: "change", or "whole" list. It may be called concurrently.
+func (m *metrics) observe(how string, took time.Duration) {
+	m.apply.WithLabelValues(how).Observe(took.Seconds())
+}
+
+// registry is one that nobody else writes to.
+func (m *metrics) registry() *prometheus.Registry {
+	r := prometheus.NewRegistry()
+	r.MustRegister(m, m.apply, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return r
+}
+
+// desc describes what is read at each scrape.
+func desc(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc("portcullis_"+name, help, labels, nil)
+}
+
+// Describe leaves the descriptions out: they come with the values.
+func (m *metrics) Describe(chan<- *prometheus.Desc) {}
+
+// Collect reads everything once.
+func (m *metrics) Collect(out chan<- prometheus.Metric) {
+	st, snap := m.status(), m.snapshot()
+	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
+		out <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+	}
+	gauge(desc("build_info", "Version of the daemon; always 1.", "version"), 1, st.Version)
+	entries := desc("entries", "Entries of a list, by who found them.", "list", "source")
+	for _, src := range lists.Sources() {
+		gauge(entries, float64(snap.LenSource(lists.Blacklist, src)), "blacklist", src.String())
+	}
+	gauge(entries, float64(snap.Len(lists.Whitelist)), "whitelist", lists.Manual.String())
+
+	v4, v6 := lenPrefixes(snap)
+	prefixes := desc("map_prefixes", "Prefixes that the lists put into the kernel's maps, at most.", "family")
+	room := desc("map_capacity_prefixes", "Prefixes that the kernel's maps have room for.", "family")
+	for family, n := range map[string]int{"ipv4": v4, "ipv6": v6} {
+		gauge(prefixes, float64(n), family)
+		gauge(room, float64(m.capacity), family)
+	}
+	generation := desc("generation", "Generation of the lists, in the store and as the kernel enforces it.", "layer")
+	gauge(generation, float64(st.Generation.Store), "store")
+	gauge(generation, float64(st.Generation.Kernel), "kernel")
+	gauge(desc("generations_behind", "Generations that the kernel is behind the store."), float64(st.Generation.Store)-float64(st.Generation.Kernel))
+	gauge(desc("firewall_enabled", "Whether the lists are enforced (enable_firewall)."), number(st.Settings.Firewall))
+	gauge(desc("bypass_enabled", "Whether every packet passes (bypass on)."), number(st.Bypass))
+	gauge(desc("degraded_states", "How many things are wrong; status says what."), float64(len(st.Degraded)))
+	m.interfaces(out, st)
+}
+
+func (m *metrics) interfaces(out chan<- prometheus.Metric, st control.Status) {
+	attached := desc("interface_attached", "Whether the program is attached to an interface, and how; 0: not protected.", "interface", "mode")
+	labels := []string{"interface", "verdict", "reason", "family"}
+	packets := desc("packets_total", "Packets that the program judged.", labels...)
+	bytes := desc("bytes_total", "Bytes of the packets that the program judged.", labels...)
+	for _, i := range st.Interfaces {
+		mode := i.Mode
+		if i.Error != "" || mode == "" {
+			mode = "none"
+		}
+		out <- prometheus.MustNewConstMetric(attached, prometheus.GaugeValue, number(mode != "none"), i.Name, mode)
+		for _, c := range i.Counters {
+			verdict, reason, _ := strings.Cut(c.Reason, "_")
+			out <- prometheus.MustNewConstMetric(packets, prometheus.CounterValue, float64(c.Packets), i.Name, verdict, reason, c.Family)
+			out <- prometheus.MustNewConstMetric(bytes, prometheus.CounterValue, float64(c.Bytes), i.Name, verdict, reason, c.Family)
+		}
+	}
+}
+
+func number(on bool) float64 {
+	if on {
+		return 1
+	}
+	return 0
+}
+
+// listenMetrics opens the address. A node that cannot show its metrics still enforces.
+func listenMetrics(address string) (net.Listener, error) {
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		return nil, fmt.Errorf("metrics are not shown: %w", err)
+	}
+	return l, nil
+}
+
+// serve answers GET /metrics on l until ctx ends, and closes it.
+func (m *metrics) serve(ctx context.Context, l net.Listener, log *slog.Logger) error {
+	mux := http.NewServeMux()
+	registry := m.registry()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{
+		MaxRequestsInFlight: 4, Timeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelWarn),
+	}))
+	srv := &http.Server{
+		Handler: mux, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: 20 * time.Second,
+		IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+	}
+	stop := context.AfterFunc(ctx, func() { srv.Close() })
+	defer stop()
+	if err := srv.Serve(l); err != nil && !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serve metrics: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,125 @@
+package userspace
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"github.com/portcullis/portcullis/lists"
+	"github.com/portcullis/portcullis/userspace/control"
+)
+
+func testMetrics(t *testing.T) *metrics {
+	t.Helper()
+	b := lists.NewBuilder(nil)
+	b.Set(lists.DefaultSettings())
+	for _, e := range []struct {
+		l     lists.List
+		src   lists.Source
+		value string
+	}{{lists.Blacklist, lists.ABS, "198.51.100.7"}, {lists.Blacklist, lists.Manual, "2001:db8::/32"}, {lists.Whitelist, lists.Manual, "10.0.0.0/8"}} {
+		id, _, err := lists.ParseID(lists.KindIP, "", e.value)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.Put(lists.Entry{Key: lists.Key{List: e.l, Source: e.src, ID: id}})
+	}
+	snap := b.Snapshot(9)
+	st := control.Status{Version: "1.2", Settings: snap.Settings(), Degraded: []string{"kernel: is behind"}, Interfaces: []control.Interface{
+		{Name: "eth0", Mode: "native", Counters: []control.Counter{{Reason: "drop_blacklisted", Family: "ipv4", Packets: 5, Bytes: 300}}},
+		{Name: "eth1", Error: "no such interface"},
+	}}
+	st.Generation.Store, st.Generation.Kernel = 9, 7
+	return newMetrics(func() control.Status { return st }, func() *lists.Snapshot { return snap }, 1000)
+}
+
+func TestMetrics(t *testing.T) {
+	m := testMetrics(t)
+	m.observe("change", 2*time.Millisecond)
+	r := m.registry()
+	problems, err := testutil.GatherAndLint(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range problems {
+		t.Errorf("%s: %s", p.Metric, p.Text)
+	}
+	const want = `
+# HELP portcullis_bytes_total Bytes of the packets that the program judged.
+# TYPE portcullis_bytes_total counter
+portcullis_bytes_total{family="ipv4",interface="eth0",reason="blacklisted",verdict="drop"} 300
+# HELP portcullis_degraded_states How many things are wrong; status says what.
+# TYPE portcullis_degraded_states gauge
+portcullis_degraded_states 1
+# HELP portcullis_entries Entries of a list, by who found them.
+# TYPE portcullis_entries gauge
+portcullis_entries{list="blacklist",source="abs_detected"} 1
+portcullis_entries{list="blacklist",source="decoy"} 0
+portcullis_entries{list="blacklist",source="invalid_content_type"} 0
+portcullis_entries{list="blacklist",source="invalid_method"} 0
+portcullis_entries{list="blacklist",source="invalid_protocol"} 0
+portcullis_entries{list="blacklist",source="manual"} 1
+portcullis_entries{list="blacklist",source="missing_token"} 0
+portcullis_entries{list="whitelist",source="manual"} 1
+# HELP portcullis_generations_behind Generations that the kernel is behind the store.
+# TYPE portcullis_generations_behind gauge
+portcullis_generations_behind 2
+# HELP portcullis_interface_attached Whether the program is attached to an interface, and how; 0: not protected.
+# TYPE portcullis_interface_attached gauge
+portcullis_interface_attached{interface="eth0",mode="native"} 1
+portcullis_interface_attached{interface="eth1",mode="none"} 0
+# HELP portcullis_map_capacity_prefixes Prefixes that the kernel's maps have room for.
+# TYPE portcullis_map_capacity_prefixes gauge
+portcullis_map_capacity_prefixes{family="ipv4"} 1000
+portcullis_map_capacity_prefixes{family="ipv6"} 1000
+# HELP portcullis_map_prefixes Prefixes that the lists put into the kernel's maps, at most.
+# TYPE portcullis_map_prefixes gauge
+portcullis_map_prefixes{family="ipv4"} 2
+portcullis_map_prefixes{family="ipv6"} 1
+# HELP portcullis_packets_total Packets that the program judged.
+# TYPE portcullis_packets_total counter
+portcullis_packets_total{family="ipv4",interface="eth0",reason="blacklisted",verdict="drop"} 5
+`
+	if err := testutil.GatherAndCompare(r, strings.NewReader(want), "portcullis_bytes_total", "portcullis_degraded_states", "portcullis_entries",
+		"portcullis_generations_behind", "portcullis_interface_attached", "portcullis_map_capacity_prefixes", "portcullis_map_prefixes", "portcullis_packets_total"); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestMetricsHoldNoAddress: what is listed is for those who may see the lists.
+func TestMetricsHoldNoAddress(t *testing.T) {
+	l, err := listenMetrics("127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- testMetrics(t).serve(ctx, l, slog.New(slog.DiscardHandler)) }()
+	res, err := http.Get("http://" + l.Addr().String() + "/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	text, err := io.ReadAll(res.Body)
+	if err != nil || res.StatusCode != http.StatusOK {
+		t.Fatal(res.Status, err)
+	}
+	if !strings.Contains(string(text), "portcullis_generation{") || !strings.Contains(string(text), "go_goroutines") {
+		t.Errorf("metrics are missing:\n%.500s", text)
+	}
+	for _, address := range []string{"198.51.100.7", "2001:db8", "10.0.0.0"} {
+		if strings.Contains(string(text), address) {
+			t.Errorf("%s is in the metrics", address)
+		}
+	}
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,177 @@
+package userspace
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/portcullis/portcullis/lists"
+	"github.com/portcullis/portcullis/loader/compile"
+	"github.com/portcullis/portcullis/userspace/control"
+)
+
+// A kernel that has not caught up with the store is looked at again.
+const (
+	whyTries = 10
+	whyPause = 20 * time.Millisecond
+)
+
+// why says what happens to the packets of an address. The kernel's maps are read, not derived.
+func (n *node) why(a netip.Addr) control.Why {
+	for try := 1; ; try++ {
+		w := n.lookWhy(a)
+		if w.Kernel.Agrees || try == whyTries {
+			return w
+		}
+		time.Sleep(whyPause)
+	}
+}
+
+func (n *node) lookWhy(a netip.Addr) control.Why {
+	snap, now := n.store.Snapshot(), n.store.Clock().Now()
+	w := control.Why{Address: a.String(), Firewall: snap.Settings().Firewall}
+	w.Generation.Store, w.Generation.Kernel = snap.Generation(), n.maps.Generation()
+	w.Bypass, _ = n.maps.Bypass() // fails only once the daemon ends
+	attached := false
+	for _, i := range *n.interfaces.Load() {
+		if attached = attached || i.Err == nil; i.Err != nil {
+			w.Unprotected = append(w.Unprotected, i.Interface)
+		}
+	}
+	white, black := covering(snap, lists.Whitelist, a), covering(snap, lists.Blacklist, a)
+	w.AddEntries(white...)
+	w.AddEntries(black...)
+	want := wantedCell(white, black)
+	for _, p := range *n.protected.Load() {
+		if p.prefix.Contains(a) {
+			w.Protected, want.PassUntil, want.Protected = p.why, compile.Never, true
+		}
+	}
+	cell, found, err := n.maps.Lookup(a)
+	w.Kernel = kernelSays(cell, found, now)
+	if w.Kernel.Differs = differs(want, cell, now); err != nil {
+		w.Kernel.Differs = err.Error()
+		cell = want
+	}
+	w.Kernel.Agrees = w.Kernel.Differs == ""
+	w.Reason = reason(a, cell, now)
+	w.Layer = "kernel"
+	switch {
+	case !attached:
+		w.Reason, w.Layer = "unprotected", "none"
+	case w.Bypass:
+		w.Reason, w.Layer = "pass_bypass", "none"
+	case !w.Firewall:
+		w.Reason, w.Layer = "pass_firewall_off", "none"
+	}
+	if w.Verdict = "pass"; w.Reason == "drop_blacklisted" {
+		w.Verdict = "drop"
+	}
+	return w
+}
+
+// covering returns the entries of a list that contain the address, the most specific first, ended ones included.
+func covering(s *lists.Snapshot, l lists.List, a netip.Addr) (all []lists.Entry) {
+	for bits := a.BitLen(); bits >= 0; bits-- {
+		prefix, err := a.Prefix(bits)
+		if err != nil {
+			continue
+		}
+		if id, ok := lists.PrefixID(prefix); ok {
+			all = append(all, s.Find(l, id)...)
+		}
+	}
+	return all
+}
+
+// wantedCell is what the maps should hold for an address that these entries cover.
+func wantedCell(white, black []lists.Entry) (c compile.Cell) {
+	end := func(e lists.Entry) int64 {
+		if e.Expires.IsZero() {
+			return compile.Never
+		}
+		return e.Expires.Unix()
+	}
+	for _, e := range white {
+		c.PassUntil = max(c.PassUntil, end(e))
+	}
+	slices.SortStableFunc(black, func(x, y lists.Entry) int { return cmp.Compare(end(y), end(x)) })
+	if len(black) > 0 {
+		c.DropUntil, c.Source = end(black[0]), black[0].Source
+	}
+	return c
+}
+
+// slack is how far deadlines may be apart: each is rounded to the second where it is turned into the other clock.
+const slack = 2
+
+// differs says in what the maps do not hold what they should, "" if they do. What has ended counts as absent.
+func differs(want, have compile.Cell, now time.Time) string {
+	live := func(deadline int64) int64 {
+		if deadline < now.Unix()+slack {
+			return 0
+		}
+		return deadline
+	}
+	same := func(a, b int64) bool { a, b = live(a), live(b); return a == b || a-b <= slack && b-a <= slack }
+	switch {
+	case want.Protected != have.Protected:
+		return fmt.Sprintf("protected is %t in the kernel, %t in the store", have.Protected, want.Protected)
+	case !same(want.PassUntil, have.PassUntil):
+		return fmt.Sprintf("it passes %s in the kernel, %s in the store", until(have.PassUntil), until(want.PassUntil))
+	case !same(want.DropUntil, have.DropUntil):
+		return fmt.Sprintf("it is dropped %s in the kernel, %s in the store", until(have.DropUntil), until(want.DropUntil))
+	case live(want.DropUntil) != 0 && want.Source != have.Source:
+		return fmt.Sprintf("its source is %s in the kernel, %s in the store", have.Source, want.Source)
+	}
+	return ""
+}
+
+// until is a deadline in words.
+func until(deadline int64) string {
+	switch deadline {
+	case 0:
+		return "never"
+	case compile.Never:
+		return "for ever"
+	}
+	return "until " + time.Unix(deadline, 0).UTC().Format(time.RFC3339)
+}
+
+func kernelSays(c compile.Cell, found bool, now time.Time) control.WhyKernel {
+	k := control.WhyKernel{Verdict: c.Verdict(now).String(), Found: found, Protected: c.Protected,
+		Pass: c.PassUntil == compile.Never, Drop: c.DropUntil == compile.Never}
+	at := func(deadline int64) *time.Time {
+		if deadline == 0 || deadline == compile.Never {
+			return nil
+		}
+		t := time.Unix(deadline, 0).UTC()
+		return &t
+	}
+	k.PassUntil, k.DropUntil = at(c.PassUntil), at(c.DropUntil)
+	if c.Source != 0 {
+		k.Source = c.Source.String()
+	}
+	return k
+}
+
+// reason is the way out that the kernel program takes for an address with that cell, while it judges at all.
+func reason(a netip.Addr, c compile.Cell, now time.Time) string {
+	switch v := c.Verdict(now); {
+	case a.IsUnspecified():
+		return "pass_unspecified"
+	case a.Is6() && a.IsLinkLocalUnicast():
+		return "pass_link_local"
+	case v == lists.PassWhitelisted && c.Protected:
+		return "pass_protected"
+	case v == lists.PassWhitelisted:
+		return "pass_whitelisted"
+	case v == lists.Drop:
+		return "drop_blacklisted"
+	case c.PassUntil != 0 || c.DropUntil != 0:
+		return "pass_expired"
+	}
+	return "pass_unlisted"
+}
