@@ -148,7 +148,11 @@ func (n *node) wireInterface(a loader.Attachment, bad func(string, ...any)) cont
 	w := control.Interface{Name: a.Interface, Mode: string(a.Mode), Frags: a.Frags, Layer3: a.Layer3, Fallback: a.Fallback, Counters: []control.Counter{}}
 	if a.Err != nil {
 		w.Error = a.Err.Error()
-		bad("%s: not protected: %s", a.Interface, a.Err)
+		if protected(a) {
+			bad("%s: %s", a.Interface, a.Err)
+		} else {
+			bad("%s: not protected: %s", a.Interface, a.Err)
+		}
 	}
 	if a.Fallback != "" {
 		bad("%s: generic mode, slower than native: %s", a.Interface, a.Fallback)
