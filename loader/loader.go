@@ -20,7 +20,7 @@ var (
 	ErrForeignProgram = errors.New("another XDP program is attached")
 	ErrLayout         = errors.New("pinned maps are of another version")
 	ErrKernelTooOld   = errors.New("kernel is too old")
-	ErrNativeMode     = errors.New("driver does not support native XDP")
+	ErrNativeMode     = errors.New("native XDP is not available")
 	ErrGenericMode    = errors.New("generic XDP was asked for")
 	ErrFull           = errors.New("kernel map is full")
 	ErrNotLoaded      = errors.New("nothing is pinned there")                    // no daemon ever ran with this pin directory
