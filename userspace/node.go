@@ -56,6 +56,7 @@ func (n *node) Apply(ctx context.Context, r control.Request) (control.Reply, err
 			Hint:    "the daemon tries again every second; see: portcullis status",
 		}
 	}
+	notes = append(notes, n.notBlocked(r.Batch, n.store.Snapshot(), now)...)
 	return control.Reply{Result: res, Notes: notes}, nil
 }
 

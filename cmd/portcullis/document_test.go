@@ -23,6 +23,7 @@ var documented = []struct{ script, title string }{
 	{"seed_blacklist", "The blacklist"},
 	{"seed_views", "Views"},
 	{"entries", "Entries"},
+	{"passes", "Listed and not blocked"},
 	{"lockout", "Lock-out guard"},
 	{"switches", "Switches"},
 	{"login", "Logins"},
