@@ -13,6 +13,7 @@ import (
 
 func add(e lists.Entry) lists.Operation { return lists.Operation{Op: lists.OpAdd, Entry: e} }
 
+// TestCheckLockOut is long because it is one table.
 func TestCheckLockOut(t *testing.T) {
 	protected := []protection{
 		{netip.MustParsePrefix("127.0.0.0/8"), riskLoopback, "loopback"},
