@@ -111,6 +111,21 @@ func (p *Pack) All() iter.Seq[Entry] {
 	}
 }
 
+// Covering returns the IP entries that contain the address, as a pack of their own.
+func (p *Pack) Covering(a netip.Addr) *Pack {
+	a = a.Unmap()
+	out := &Pack{}
+	for _, c := range p.chunks {
+		r := chunkReader{data: c.Data}
+		for r.next() {
+			if r.form != formText && r.prefix().Contains(a) {
+				out.addPrefix(r.lot, r.prefix())
+			}
+		}
+	}
+	return out
+}
+
 // Prefixes yields the prefix of every IP entry with its list, without making strings.
 func (p *Pack) Prefixes() iter.Seq2[List, netip.Prefix] {
 	return func(yield func(List, netip.Prefix) bool) {

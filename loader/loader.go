@@ -20,7 +20,7 @@ var (
 	ErrForeignProgram = errors.New("another XDP program is attached")
 	ErrLayout         = errors.New("pinned maps are of another version")
 	ErrKernelTooOld   = errors.New("kernel is too old")
-	ErrNativeMode     = errors.New("driver does not support native XDP")
+	ErrNativeMode     = errors.New("native XDP is not available")
 	ErrGenericMode    = errors.New("generic XDP was asked for")
 	ErrFull           = errors.New("kernel map is full")
 	ErrNotLoaded      = errors.New("nothing is pinned there")                    // no daemon ever ran with this pin directory
@@ -197,7 +197,7 @@ func (l *Loader) makeMaps() error {
 func (l *Loader) Maps() *Maps { return l.maps }
 
 // Close closes file descriptors and the lock; packets are judged as before. Staged maps that no Attach made real
-// are forgotten.
+// are forgotten, and where no link is pinned, so that no packet is judged, the pins are removed.
 func (l *Loader) Close() error {
 	err := l.maps.Close()
 	if l.staged {
@@ -205,5 +205,10 @@ func (l *Loader) Close() error {
 		l.staged = false
 	}
 	l.lock.release()
-	return err
+	unlock, lockErr := l.dir.lockChanges()
+	if lockErr != nil {
+		return errors.Join(err, lockErr)
+	}
+	defer unlock()
+	return errors.Join(err, l.dir.removeIfUnused())
 }

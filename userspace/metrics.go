@@ -137,3 +137,27 @@ func (m *metrics) serve(ctx context.Context, l net.Listener, log *slog.Logger) e
 	}
 	return nil
 }
+
+// showMetrics answers Prometheus until ctx ends. That it cannot ends nothing: status says so, and it tries again.
+func (n *node) showMetrics(ctx context.Context, m *metrics) {
+	again := time.NewTicker(10 * time.Second)
+	defer again.Stop()
+	for {
+		l, err := listenMetrics(n.config.Metrics)
+		if err == nil {
+			n.log.Info("metrics are shown", "address", l.Addr().String())
+			n.noMetrics.Store("")
+			err = m.serve(ctx, l, n.log)
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		n.log.Error("metrics are not shown, will try again", "error", err)
+		n.noMetrics.Store(err.Error())
+		select {
+		case <-ctx.Done():
+			return
+		case <-again.C:
+		}
+	}
+}

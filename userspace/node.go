@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"iter"
 	"log/slog"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -60,6 +61,7 @@ func (n *node) Apply(ctx context.Context, r control.Request) (control.Reply, err
 			Hint:    "the daemon tries again every second; see: portcullis status",
 		}
 	}
+	notes = append(notes, n.notBlocked(r.Batch, n.store.Snapshot(), now)...)
 	return control.Reply{Result: res, Notes: notes}, nil
 }
 
@@ -91,20 +93,32 @@ func wireError(err error) error {
 	return &control.Error{Code: control.CodeFailed, Message: err.Error()}
 }
 
-// checkRoom refuses what the kernel maps could not hold, before anything is changed. The store calls it.
-func (n *node) checkRoom(_ lists.Batch, next *lists.Snapshot, _ []lists.Change) error {
+// checkRoom refuses what the kernel maps could not hold, before anything is changed. What adds no IP entry is let
+// through: it makes room, and may be all that helps where there is too little. The store calls it.
+func (n *node) checkRoom(_ lists.Batch, next *lists.Snapshot, changes []lists.Change) error {
+	if !slices.ContainsFunc(changes, addsPrefix) {
+		return nil
+	}
 	v4, v6 := lenPrefixes(next)
-	limit := int64(n.config.Capacity)
+	limit, protected := int64(n.config.Capacity), n.room.Load()
 	for family, count := range map[string]int{"IPv4": v4, "IPv6": v6} {
-		if int64(count)+n.room.Load() > limit {
+		if int64(count)+protected > limit {
 			return &control.Error{
 				Code:    control.CodeFailed,
-				Message: fmt.Sprintf("kernel map is full: %d %s entries do not fit a capacity of %d", count, family, limit),
+				Message: fmt.Sprintf("kernel map is full: %d %s entries and %d protected addresses do not fit a capacity of %d", count, family, protected, limit),
 				Hint:    "delete entries, or raise capacity in the configuration and restart the daemon",
 			}
 		}
 	}
 	return nil
+}
+
+func addsPrefix(c lists.Change) bool {
+	if c.Before != nil || c.After == nil {
+		return false
+	}
+	_, isIP := c.After.ID.Prefix()
+	return isIP
 }
 
 // lenPrefixes counts the IP entries of both lists: at most so many prefixes are in the maps.
@@ -142,6 +156,8 @@ func (n *node) Status() control.Status {
 	bad := func(format string, args ...any) { s.Degraded = append(s.Degraded, fmt.Sprintf(format, args...)) }
 	if st.Degraded != "" {
 		bad("store: %s", st.Degraded)
+	} else if st.LastError != "" {
+		s.Warnings = append(s.Warnings, "store: the last write or copy failed: "+st.LastError)
 	}
 	if failure != nil {
 		bad("kernel: does not enforce generation %d: %s", snap.Generation(), failure)
@@ -169,7 +185,11 @@ func (n *node) wireInterface(a loader.Attachment, bad func(string, ...any)) cont
 	w := control.Interface{Name: a.Interface, Mode: string(a.Mode), Frags: a.Frags, Layer3: a.Layer3, Fallback: a.Fallback, Counters: []control.Counter{}}
 	if a.Err != nil {
 		w.Error = a.Err.Error()
-		bad("%s: not protected: %s", a.Interface, a.Err)
+		if protected(a) {
+			bad("%s: %s", a.Interface, a.Err)
+		} else {
+			bad("%s: not protected: %s", a.Interface, a.Err)
+		}
 	}
 	if a.Fallback != "" {
 		bad("%s: generic mode, slower than native: %s", a.Interface, a.Fallback)

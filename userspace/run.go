@@ -55,6 +55,9 @@ func Run(ctx context.Context, c Config, version string, log *slog.Logger, ready 
 	}
 	defer n.store.Close()
 	n.opened = n.store.Snapshot().Generation()
+	if err := keepsLists(n.maps.Generation(), n.opened, c.StateDir); err != nil {
+		return err
+	}
 
 	server, err := control.New(control.Options{Backend: n, StateDir: c.StateDir, Version: version, Logger: log, Why: n.why, Now: n.store.Clock().Now})
 	if err != nil {
@@ -93,28 +96,20 @@ func Run(ctx context.Context, c Config, version string, log *slog.Logger, ready 
 	return g.Wait()
 }
 
-// showMetrics answers Prometheus until ctx ends. That it cannot ends nothing: status says so, and it tries again.
-func (n *node) showMetrics(ctx context.Context, m *metrics) {
-	again := time.NewTicker(10 * time.Second)
-	defer again.Stop()
-	for {
-		l, err := listenMetrics(n.config.Metrics)
-		if err == nil {
-			n.log.Info("metrics are shown", "address", l.Addr().String())
-			n.noMetrics.Store("")
-			err = m.serve(ctx, l, n.log)
-		}
-		if ctx.Err() != nil {
-			return
-		}
-		n.log.Error("metrics are not shown, will try again", "error", err)
-		n.noMetrics.Store(err.Error())
-		select {
-		case <-ctx.Done():
-			return
-		case <-again.C:
-		}
+// ErrNewState: the state directory is new, but the kernel already enforces lists.
+var ErrNewState = errors.New("state directory is new, but the kernel enforces lists that came from another")
+
+// firstGeneration is what a new store begins with.
+const firstGeneration = 1
+
+// keepsLists refuses to put the empty lists of a new state directory in the place of what the kernel enforces: then
+// the directory was lost or is the wrong one, and every block would end without anybody's order.
+func keepsLists(enforced, stored uint64, stateDir string) error {
+	if stored > firstGeneration || enforced <= stored {
+		return nil
 	}
+	return fmt.Errorf("open lists in %s: %w (generation %d), and goes on enforcing them: name the right state directory or put a backup "+
+		"of lists.db there; to begin with empty lists, first run: portcullis detach", stateDir, ErrNewState, enforced)
 }
 
 // quiet drops the error of a part that ended because it was told to.
@@ -156,12 +151,8 @@ func (n *node) attachAll(ld *loader.Loader) error {
 	var failed []error
 	for _, name := range n.config.Interfaces {
 		a, err := ld.Attach(name)
-		if err != nil {
+		if a.Interface, a.Err = name, err; !protected(a) {
 			failed = append(failed, err)
-			a.Interface, a.Err = name, err
-			n.log.Error("interface is not protected", "interface", name, "error", err)
-		} else {
-			n.logAttached(a)
 		}
 		all = append(all, a)
 	}
@@ -169,10 +160,24 @@ func (n *node) attachAll(ld *loader.Loader) error {
 	if len(failed) == len(all) {
 		return fmt.Errorf("%w: %w", ErrUnprotected, errors.Join(failed...))
 	}
+	for _, a := range all {
+		n.logAttachment(a)
+	}
 	return nil
 }
 
-func (n *node) logAttached(a loader.Attachment) {
+// protected reports whether packets of the interface are judged: also where the loader complains, of the mode that an
+// earlier daemon attached in.
+func protected(a loader.Attachment) bool { return a.Mode != "" }
+
+func (n *node) logAttachment(a loader.Attachment) {
+	if !protected(a) {
+		n.log.Error("interface is not protected", "interface", a.Interface, "error", a.Err)
+		return
+	}
+	if a.Err != nil {
+		n.log.Warn("interface is protected otherwise than asked for", "interface", a.Interface, "error", a.Err)
+	}
 	n.log.Info("interface is protected", "interface", a.Interface, "mode", a.Mode, "frags", a.Frags, "layer3", a.Layer3, "adopted", a.Adopted)
 	if a.Fallback != "" {
 		n.log.Warn("generic mode, slower than native", "interface", a.Interface, "why", a.Fallback)
@@ -219,11 +224,7 @@ func (n *node) noteAttachments(now []loader.Attachment) {
 		if i >= 0 && (before[i].Err == nil) == (a.Err == nil) && before[i].Index == a.Index {
 			continue
 		}
-		if a.Err != nil {
-			n.log.Error("interface is not protected", "interface", a.Interface, "error", a.Err)
-		} else {
-			n.logAttached(a)
-		}
+		n.logAttachment(a)
 	}
 	n.interfaces.Store(&now)
 }

@@ -25,11 +25,13 @@ var documented = []struct{ script, title string }{
 	{"entries", "Entries"},
 	{"transfer", "Import and export"},
 	{"why", "Why"},
+	{"passes", "Listed and not blocked"},
 	{"lockout", "Lock-out guard"},
 	{"switches", "Switches"},
 	{"login", "Logins"},
 	{"prompts", "Prompts"},
 	{"node", "The node"},
+	{"json", "JSON in use"},
 	{"rescue", "Rescue"},
 }
 

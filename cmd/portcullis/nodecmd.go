@@ -81,7 +81,7 @@ func interfaceList(all []control.Interface) string {
 	var shown []string
 	for _, i := range all {
 		mode := i.Mode
-		if i.Error != "" || mode == "" {
+		if mode == "" {
 			mode = "not protected"
 		}
 		shown = append(shown, i.Name+" "+mode)
