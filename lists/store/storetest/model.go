@@ -38,6 +38,8 @@ func (m *model) one(op lists.Operation, by string) (lists.Outcome, int) {
 		return found(m.remove(func(e lists.Entry) bool { return e.List == op.List && e.ID == op.ID }))
 	case lists.OpDeleteKey:
 		return found(m.remove(func(e lists.Entry) bool { return e.Key == op.Entry.Key }))
+	case lists.OpImport:
+		return m.takeOver(op.Pack, by)
 	case lists.OpClear:
 		return lists.Cleared, m.remove(func(e lists.Entry) bool { return e.List == op.List })
 	case lists.OpClearSources:
@@ -66,6 +68,19 @@ func (m *model) add(e lists.Entry, by string) (lists.Outcome, int) {
 		return lists.Unchanged, 0
 	}
 	return lists.Replaced, 0
+}
+
+func (m *model) takeOver(p *lists.Pack, by string) (lists.Outcome, int) {
+	added, same := 0, true
+	for e := range p.All() {
+		e.Created = time.Time{}
+		outcome, count := m.add(e, by)
+		added, same = added+count, same && outcome == lists.Unchanged
+	}
+	if same {
+		return lists.Unchanged, 0
+	}
+	return lists.Added, added
 }
 
 func (m *model) remove(which func(lists.Entry) bool) int {
@@ -157,7 +172,7 @@ func drawBatch(t *rapid.T, start time.Time) lists.Batch {
 	b := lists.Batch{By: rapid.SampledFrom([]string{"alice", "bob"}).Draw(t, "by"), Via: "cli"}
 	for range rapid.IntRange(0, 6).Draw(t, "ops") {
 		op := lists.Operation{Op: rapid.SampledFrom([]lists.Op{
-			lists.OpAdd, lists.OpAdd, lists.OpAdd, lists.OpAdd, lists.OpDelete, lists.OpDeleteKey, lists.OpClear, lists.OpClearSources, lists.OpSet,
+			lists.OpAdd, lists.OpAdd, lists.OpAdd, lists.OpAdd, lists.OpDelete, lists.OpDeleteKey, lists.OpClear, lists.OpClearSources, lists.OpSet, lists.OpImport,
 		}).Draw(t, "op")}
 		op.List = rapid.SampledFrom([]lists.List{lists.Whitelist, lists.Blacklist}).Draw(t, "list")
 		op.ID = rapid.SampledFrom(identifiers()).Draw(t, "id")
@@ -171,11 +186,29 @@ func drawBatch(t *rapid.T, start time.Time) lists.Batch {
 			op.Entry.Expires = start.Add(time.Duration(hours) * time.Hour)
 		}
 		op.Sources = []lists.Source{src, lists.Decoy}
+		if op.Op == lists.OpImport {
+			op.Pack = drawPack(t)
+		}
 		on := rapid.Bool().Draw(t, "on")
 		op.Settings = func(s lists.Settings) lists.Settings { s.Firewall = on; return s }
 		b.Ops = append(b.Ops, op)
 	}
 	return b
+}
+
+// drawPack draws entries without an end or a reason, some of them more than once.
+func drawPack(t *rapid.T) *lists.Pack {
+	p := &lists.Pack{}
+	for range rapid.IntRange(0, 400).Draw(t, "imported") {
+		e := entry(lists.Blacklist, rapid.SampledFrom(lists.Sources()).Draw(t, "source"), rapid.SampledFrom(identifiers()).Draw(t, "id"))
+		if rapid.IntRange(0, 3).Draw(t, "host") > 0 {
+			e.ID = ip(fmt.Sprintf("10.1.%d.%d", rapid.IntRange(0, 3).Draw(t, "third"), rapid.IntRange(0, 255).Draw(t, "fourth")))
+		}
+		if err := p.Add(e); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return p
 }
 
 // identifiers are few, so that they meet again, and of every kind.

@@ -256,3 +256,47 @@ func testCanceled(t *testing.T, s Store) {
 		t.Fatalf("Watch: %v", err)
 	}
 }
+
+// testImport: an import adds as single adds do, and is one operation.
+func testImport(t *testing.T, s Store) {
+	first, second := entry(lists.Blacklist, lists.Manual, ip("1.1.1.1")), entry(lists.Blacklist, lists.Decoy, ip("2001:db8::/32"))
+	white := entry(lists.Whitelist, lists.Manual, lists.ID{Kind: lists.KindCookie, Name: "S", Value: "x"})
+	apply(t, s, add(first), []lists.Outcome{lists.Added}, []int{1})
+	p := &lists.Pack{}
+	for _, e := range []lists.Entry{second, first, white, second} {
+		if err := p.Add(e); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b := one(lists.Operation{Op: lists.OpImport, Pack: p})
+	apply(t, s, b, []lists.Outcome{lists.Added}, []int{2})
+	for _, e := range []*lists.Entry{&first, &second, &white} {
+		e.By = "admin"
+	}
+	holds(t, s, lists.Blacklist, first, second)
+	holds(t, s, lists.Whitelist, white)
+	generation := s.Snapshot().Generation()
+	apply(t, s, b, []lists.Outcome{lists.Unchanged}, []int{0})
+	if s.Snapshot().Generation() != generation {
+		t.Error("an import of what is there made a generation")
+	}
+	apply(t, s, one(lists.Operation{Op: lists.OpDelete, List: lists.Blacklist, ID: second.ID}), []lists.Outcome{lists.Deleted}, []int{1})
+	holds(t, s, lists.Blacklist, first)
+
+	late := entry(lists.Blacklist, lists.Manual, ip("3.3.3.3"))
+	late.Expires = time.Unix(1, 0)
+	bad := &lists.Pack{}
+	if err := bad.Add(late); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), deadline)
+	defer cancel()
+	for _, p := range []*lists.Pack{nil, bad} {
+		if _, err := s.Apply(ctx, one(lists.Operation{Op: lists.OpImport, Pack: p})); !errors.Is(err, lists.ErrInvalid) {
+			t.Errorf("a bad import: %v", err)
+		}
+	}
+	if err := bad.Add(lists.Entry{}); !errors.Is(err, lists.ErrInvalid) {
+		t.Errorf("an entry that is none: %v", err)
+	}
+}

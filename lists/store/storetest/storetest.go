@@ -32,6 +32,7 @@ func Run(t *testing.T, open func(t *testing.T) Store) {
 		{"Replace", testReplace},
 		{"Delete", testDelete},
 		{"Clear", testClear},
+		{"Import", testImport},
 		{"Settings", testSettings},
 		{"Refusals", testRefusals},
 		{"Atomic", testAtomic},
