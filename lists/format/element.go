@@ -163,8 +163,8 @@ func jsonError(err error) error {
 
 // firstByte is the first that is no white space, of those that are buffered.
 func firstByte(in *bufio.Reader) byte {
-	begin, _ := in.Peek(1)
-	begin, _ = in.Peek(max(1, in.Buffered()))
+	_, _ = in.Peek(1) // fills the buffer
+	begin, _ := in.Peek(max(1, in.Buffered()))
 	if begin = bytes.TrimSpace(begin); len(begin) > 0 {
 		return begin[0]
 	}
