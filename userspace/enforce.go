@@ -148,8 +148,8 @@ func (e *enforcement) update(ctx context.Context, u lists.Update) {
 // replace writes the whole state: tries first, then the firewall switch.
 func (e *enforcement) replace(ctx context.Context, progress func(done int)) error {
 	e.inStep = false
-	e.table.Reset(e.snapshot, e.protected)
-	if err := e.kernel.Replace(ctx, e.snapshot.Generation(), e.table.All(), progress); err != nil {
+	cells := ahead(e.table.Rebuild(e.snapshot, e.protected))
+	if err := e.kernel.Replace(ctx, e.snapshot.Generation(), cells, progress); err != nil {
 		return err
 	}
 	if err := e.kernel.SetFirewall(e.snapshot.Settings().Firewall); err != nil {
@@ -157,6 +157,50 @@ func (e *enforcement) replace(ctx context.Context, progress func(done int)) erro
 	}
 	e.inStep = true
 	return nil
+}
+
+// ahead yields what cells yields, worked out on another CPU while its reader writes to the kernel. When it returns,
+// cells has ended.
+func ahead(cells iter.Seq2[netip.Prefix, compile.Cell]) iter.Seq2[netip.Prefix, compile.Cell] {
+	type pair struct {
+		prefix netip.Prefix
+		cell   compile.Cell
+	}
+	const some = 8 << 10
+	return func(yield func(netip.Prefix, compile.Cell) bool) {
+		ready, enough := make(chan []pair, 16), make(chan struct{})
+		go func() {
+			defer close(ready)
+			batch := make([]pair, 0, some)
+			for p, c := range cells {
+				if batch = append(batch, pair{p, c}); len(batch) < some {
+					continue
+				}
+				select {
+				case ready <- batch:
+				case <-enough:
+					return
+				}
+				batch = make([]pair, 0, some)
+			}
+			select {
+			case ready <- batch:
+			case <-enough:
+			}
+		}()
+		defer func() {
+			close(enough)
+			for range ready {
+			}
+		}()
+		for batch := range ready {
+			for _, p := range batch {
+				if !yield(p.prefix, p.cell) {
+					return
+				}
+			}
+		}
+	}
 }
 
 func (e *enforcement) refreshProtected() {

@@ -24,6 +24,13 @@ func New() *Table { return &Table{nodes: new(bart.Table[node])} }
 // Reset makes the table hold exactly the snapshot's IP entries and the protected prefixes. It takes about a
 // second a million entries. s may be nil: no entries.
 func (t *Table) Reset(s *lists.Snapshot, protected []netip.Prefix) {
+	for range t.Rebuild(s, protected) {
+	}
+}
+
+// Rebuild is Reset that yields every prefix with its cell, as All does, while it works: who writes them elsewhere need
+// not wait. The table is not what it should be before the sequence has come to its end; call it once.
+func (t *Table) Rebuild(s *lists.Snapshot, protected []netip.Prefix) iter.Seq2[netip.Prefix, Cell] {
 	var found []listed
 	if s != nil {
 		found = make([]listed, 0, s.Len(lists.Whitelist)+s.Len(lists.Blacklist))
@@ -38,7 +45,9 @@ func (t *Table) Reset(s *lists.Snapshot, protected []netip.Prefix) {
 	for _, p := range t.protected {
 		found = append(found, listed{prefix: p})
 	}
-	t.fill(found)
+	found = sorted(found)
+	t.nodes = new(bart.Table[node])
+	return func(yield func(netip.Prefix, Cell) bool) { t.fill(found, yield) }
 }
 
 // listed is one entry on its way into the table; list 0 is a protected prefix.
@@ -49,11 +58,9 @@ type listed struct {
 	source lists.Source
 }
 
-// fill builds the nodes from nothing. Sorted input brings every prefix after those that contain it, so one stack
+// fill builds the nodes from nothing, until yield says false. Sorted input brings every prefix after those that contain it, so one stack
 // of open prefixes gives each its cell, and neighbours share cache lines.
-func (t *Table) fill(found []listed) {
-	found = sorted(found)
-	t.nodes = new(bart.Table[node])
+func (t *Table) fill(found []listed, yield func(netip.Prefix, Cell) bool) {
 	var open stack
 	for i := 0; i < len(found); {
 		p := found[i].prefix
@@ -71,6 +78,9 @@ func (t *Table) fill(found []listed) {
 		c := o.under(open.above(p))
 		open.push(p, c)
 		t.nodes.Insert(p, node{o, c})
+		if !yield(p, c) {
+			return
+		}
 	}
 }
 
