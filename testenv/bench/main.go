@@ -1,0 +1,160 @@
+// Command bench measures what a packet costs and what a change takes, beside what people use today, in one run:
+// `make bench` (BENCH=quick for a short one), `make bench-check`. It needs root, builds all it needs in throw-away
+// namespaces, and leaves the host as it was, also when a step fails or a signal ends it.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/portcullis/portcullis/testenv"
+)
+
+func main() {
+	name := flag.String("plan", "full", "full, quick or check")
+	out := flag.String("out", "docs", "folder for bench.json, BENCHMARKS.md and the pictures, from the top folder; \"\": none")
+	seed := flag.Uint64("seed", 0, "of all random numbers; 0: another one each run")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGPIPE)
+	defer stop()
+	if err := run(ctx, *name, *out, *seed, os.Stdout); err != nil {
+		fmt.Fprintln(os.Stderr, "error: bench:", err)
+		os.Exit(1)
+	}
+}
+
+// session is one run.
+type session struct {
+	lab      *testenv.Lab
+	bpffs    string
+	root     string
+	plan     plan
+	random   *rand.Rand
+	report   *report
+	loops    map[bool][]float64 // cost of the loop alone, by "is IPv6"
+	networks int
+	out      io.Writer
+}
+
+func (s *session) say(format string, args ...any) { fmt.Fprintf(s.out, format+"\n", args...) }
+
+// run makes a lab, measures in it and removes it.
+func run(ctx context.Context, name, out string, seed uint64, to io.Writer) error {
+	p, ok := plans()[name]
+	if !ok {
+		return fmt.Errorf("there is no plan %q", name)
+	}
+	if os.Geteuid() != 0 {
+		return errors.New("needs root, to make network namespaces and load programs into the kernel")
+	}
+	root, err := testenv.Root()
+	if err != nil {
+		return err
+	}
+	if seed == 0 {
+		seed = uint64(time.Now().UnixNano())
+	}
+	s := &session{root: root, plan: p, random: rand.New(rand.NewPCG(seed, 0)), loops: make(map[bool][]float64), out: to}
+	if s.report, err = newReport(root, p, seed); err != nil {
+		return err
+	}
+	if s.lab, err = testenv.Open(); err != nil {
+		return err
+	}
+	done := make(chan error, 1)
+	go func() { done <- s.measure() }()
+	select {
+	case err = <-done:
+		err = errors.Join(err, s.lab.Close())
+	case <-ctx.Done():
+		err = errors.Join(errors.New("interrupted"), s.lab.Close())
+	case <-time.After(p.atMost):
+		err = errors.Join(fmt.Errorf("not done after %v", p.atMost), s.lab.Close())
+	}
+	if err != nil {
+		return err
+	}
+	return s.finish(out)
+}
+
+// measure does all that the plan names.
+func (s *session) measure() (err error) {
+	began := time.Now()
+	if s.bpffs, err = s.lab.MountBPF(); err != nil {
+		return err
+	}
+	r := s.report
+	s.say("%s, %d CPUs, Linux %s, %s, commit %s, seed %d", r.Machine, r.CPUs, r.Kernel, r.Date.Format(time.RFC3339), r.Commit, r.Seed)
+	for _, step := range s.plan.steps {
+		at := time.Now()
+		list, err := step.list(s)
+		if err != nil {
+			return err
+		}
+		r.Lists = append(r.Lists, listed{list.name, len(list.prefixes), list.origin})
+		s.say("%s (%d entries; %s)", list.name, len(list.prefixes), list.origin)
+		if err := s.measureLookups(list, step.lookups); err != nil {
+			return err
+		}
+		if len(step.live) > 0 {
+			if err := s.measureLive(list, step.live, s.plan.receivers()); err != nil {
+				return err
+			}
+		}
+		if step.daemon {
+			r.Daemon = new(daemonSide)
+			if err := s.measureDaemon(list); err != nil {
+				return fmt.Errorf("measure daemon: %w", err)
+			}
+		}
+		s.say("  took %v", time.Since(at).Round(100*time.Millisecond))
+	}
+	for _, v6 := range []bool{false, true} {
+		if len(s.loops[v6]) > 0 {
+			r.LoopNs = append(r.LoopNs, figureOf(s.loops[v6]))
+		}
+	}
+	r.Load += " to " + loadAverage()
+	r.Seconds = time.Since(began).Seconds()
+	r.judge()
+	return nil
+}
+
+// finish prints the ratios, writes the files, and says which floors do not hold.
+func (s *session) finish(out string) error {
+	s.say("\nratios (goal, floor)")
+	for _, q := range s.report.Ratios {
+		s.say("  %-86s %7s  %8s  %8s", q.Name, digits(q.Value), q.bound(q.Goal), q.bound(q.Floor))
+	}
+	s.say("took %.0f s", s.report.Seconds)
+	if out != "" {
+		files, err := s.report.files()
+		if err != nil {
+			return err
+		}
+		dir := filepath.Join(s.root, out)
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return fmt.Errorf("write report: %w", err)
+		}
+		for name, text := range files {
+			if err := os.WriteFile(filepath.Join(dir, name), text, 0o644); err != nil {
+				return fmt.Errorf("write report: %w", err)
+			}
+		}
+		s.say("written: %s", filepath.Join(out, "BENCHMARKS.md"))
+	}
+	if bad := s.report.beyond(); len(bad) > 0 && s.plan.name == "check" {
+		return fmt.Errorf("beyond the floor:\n  %s", strings.Join(bad, "\n  "))
+	}
+	return nil
+}
