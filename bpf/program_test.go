@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/btf"
 )
 
@@ -72,6 +73,33 @@ func TestObjectNames(t *testing.T) {
 	for name := range spec.Programs {
 		if len(name) > 15 {
 			t.Errorf("program name %s has more than 15 characters", name)
+		}
+	}
+}
+
+// TestHelpers: deadlines are on the boot clock and no other, and before 5.18 there are no helpers for fragments.
+func TestHelpers(t *testing.T) {
+	spec, err := Spec()
+	if err != nil {
+		t.Fatal(err)
+	}
+	whole := []asm.BuiltinFunc{asm.FnMapLookupElem, asm.FnKtimeGetBootNs}
+	frags := append([]asm.BuiltinFunc{asm.FnXdpLoadBytes, asm.FnXdpGetBuffLen}, whole...)
+	for name, want := range map[string][]asm.BuiltinFunc{ProgEth: whole, ProgL3: whole, ProgEthFrags: frags, ProgL3Frags: frags} {
+		called := map[asm.BuiltinFunc]bool{}
+		for _, ins := range spec.Programs[name].Instructions {
+			if ins.IsBuiltinCall() {
+				called[asm.BuiltinFunc(ins.Constant)] = true
+			}
+		}
+		for _, f := range want {
+			if !called[f] {
+				t.Errorf("%s does not call %s", name, f)
+			}
+			delete(called, f)
+		}
+		if len(called) > 0 {
+			t.Errorf("%s also calls %v", name, called)
 		}
 	}
 }

@@ -66,6 +66,8 @@ func ipRows() []row {
 		{"mapped 0.0.0.0 is no IPv4 packet without a source", "blacklisted", ipv6("::ffff:0.0.0.0", 17, 64), everyoneV4, Control{}, FamilyIPv6},
 		{"nearly mapped, by the IPv6 list", "blacklisted", ipv6("::fffe:c633:6407", 17, 64), everyoneV6, Control{}, FamilyIPv6},
 		{"nearly mapped, not by the IPv4 list", "unlisted", ipv6("::1:ffff:c633:6407", 17, 64), everyoneV4, Control{}, FamilyIPv6},
+		{"mapped but for the first bit", "unlisted", ipv6("8000::ffff:c633:6407", 17, 64), everyoneV4, Control{}, FamilyIPv6},
+		{"mapped but for bit 63", "unlisted", ipv6("0:0:0:1:0:ffff:c633:6407", 17, 64), everyoneV4, Control{}, FamilyIPv6},
 		{"compatible address, by the IPv6 list", "blacklisted", ipv6("::198.51.100.7", 17, 64), everyoneV6, Control{}, FamilyIPv6},
 
 		{"IPv4 without a source", "unspecified", ipv4("0.0.0.0"), everyone, Control{}, FamilyIPv4},
@@ -102,6 +104,7 @@ func ipRows() []row {
 
 		{"bypass of a listed host", "bypass", plain4, everyone, Control{Bypass: 1}, FamilyOther},
 		{"bypass with the firewall off", "bypass", plain6, everyone, Control{Bypass: 1, FirewallOff: 1}, FamilyOther},
+		{"bypass, any value", "bypass", plain4, everyone, Control{Bypass: 1 << 31}, FamilyOther},
 		{"firewall off, listed host", "firewall off", plain6, everyone, Control{FirewallOff: 1}, FamilyOther},
 		{"firewall off, any value", "firewall off", plain4, everyone, Control{FirewallOff: 1 << 31}, FamilyOther},
 		{"trie b is active and empty", "unlisted", plain4, everyone, Control{Active: 1}, FamilyIPv4},

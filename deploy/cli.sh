@@ -1,8 +1,8 @@
 #!/bin/sh
 # cli.sh - the command line under the name scripts know: runs portcullis with the same arguments.
 #
-# The binary is $PORTCULLIS_BIN, or portcullis beside this script (links followed), or in bin/ beside it or beside its
-# directory, or in PATH.
+# The binary is $PORTCULLIS_BIN, or portcullis beside this script (links followed), or in bin/ beside it,
+# or in PATH.
 set -eu
 
 if [ -n "${PORTCULLIS_BIN:-}" ]; then
@@ -11,7 +11,7 @@ fi
 
 self=$(readlink -f -- "$0") || self=$0
 here=${self%/*}
-for bin in "$here/portcullis" "$here/bin/portcullis" "$here/../bin/portcullis"; do
+for bin in "$here/portcullis" "$here/bin/portcullis"; do
 	if [ -f "$bin" ] && [ -x "$bin" ]; then
 		exec "$bin" "$@"
 	fi

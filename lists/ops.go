@@ -73,3 +73,14 @@ type Event struct {
 	Count      int    // OpClear, OpClearSources: how many entries went
 	Note       string // "expired", or the settings that changed
 }
+
+// Status is what an admin wants to know of a store.
+type Status struct {
+	Generation uint64
+	Entries    map[List]int
+	// Degraded says in one line what is wrong, empty if nothing is: "restored from snapshot of … because …".
+	Degraded     string
+	LastError    string // of the last write or copy that failed, empty again after one that did not
+	LastSnapshot time.Time
+	DatabaseSize int64 // bytes
+}

@@ -4,3 +4,5 @@
 // One table (table.go) says what commands, arguments and flags exist. The argument reader, the help, the completion
 // scripts, the man page and docs/CLI.md are all made from it.
 package main
+
+//go:generate go test -count=1 -run TestCLIDocumentIsCurrent . -update

@@ -61,8 +61,7 @@ func (c *call) login() (user, password string, err error) {
 	case ask:
 		password, err = c.askSecret("password: ")
 	default:
-		var set bool
-		if password, set = os.LookupEnv(passwordEnv); !set {
+		if password = os.Getenv(passwordEnv); password == "" {
 			if user != "" {
 				return "", "", &usageError{"no password for user " + user,
 					"add -p PASSWORD, -p alone to be asked, or --password-file FILE; root on this host may leave out -u"}

@@ -25,12 +25,6 @@ func mainExit() int {
 	return finish(s, dispatch(context.Background(), s, inv, err))
 }
 
-// run is the whole program but for the wiping of argv.
-func run(ctx context.Context, s *streams, argv []string) int {
-	inv, err := readArgv(commands(), argv)
-	return finish(s, dispatch(ctx, s, inv, err))
-}
-
 // streams are the three of a process.
 type streams struct {
 	in  io.Reader

@@ -1,12 +1,20 @@
 package store
 
 import (
+	"os"
 	"testing"
 
 	"go.uber.org/goleak"
+
+	"github.com/portcullis/portcullis/lists/store/storetest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if dir := os.Getenv(victimDir); dir != "" {
+		victim(dir)
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // open opens a store that the test closes, in a directory of its own if o names none.
 func open(t *testing.T, o Options) (*Store, string) {
@@ -27,4 +35,11 @@ func closeStore(t *testing.T, s *Store) {
 	if err := s.Close(); err != nil {
 		t.Error(err)
 	}
+}
+
+func TestConformance(t *testing.T) {
+	storetest.Run(t, func(t *testing.T) storetest.Store {
+		s, _ := open(t, Options{})
+		return s
+	})
 }

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"errors"
+	"flag"
 	"io"
 	"os"
 	"os/exec"
@@ -34,12 +35,14 @@ func build(t *testing.T) *exec.Cmd {
 	}
 	t.Cleanup(func() { os.RemoveAll(tmp) })
 	cmd := exec.Command(program)
-	cmd.Dir = filepath.Dir(bin)
+	cmd.Dir = filepath.Dir(bin) // the top folder
 	cmd.Env = append(os.Environ(), "TMPDIR="+tmp)
 	return cmd
 }
 
-// TestDemoShowsWhatItSays runs the demo and compares what it prints with the transcript that the README shows.
+var update = flag.Bool("update", false, "write what the demo prints into README.md")
+
+// TestDemoShowsWhatItSays runs the demo and compares what it prints with what README.md says it prints.
 func TestDemoShowsWhatItSays(t *testing.T) {
 	cmd := build(t)
 	var stderr bytes.Buffer
@@ -55,13 +58,25 @@ func TestDemoShowsWhatItSays(t *testing.T) {
 	if stderr.Len() > 0 {
 		t.Errorf("on standard error:\n%s", stderr.Bytes())
 	}
-	golden := filepath.Join("testdata", "demo.txt")
-	want, err := os.ReadFile(golden)
+	readme := filepath.Join(cmd.Dir, "README.md")
+	text, err := os.ReadFile(readme)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := maskCounters(string(stdout)); got != maskCounters(string(want)) {
-		t.Errorf("the demo printed:\n%s\nwant (%s, packet counts aside):\n%s", stdout, golden, want)
+	before, rest, found1 := strings.Cut(string(text), "<!-- demo -->\n```\n")
+	want, after, found2 := strings.Cut(rest, "```\n<!-- /demo -->")
+	if !found1 || !found2 {
+		t.Fatalf("%s has no place for the demo", readme)
+	}
+	if *update {
+		text := before + "<!-- demo -->\n```\n" + string(stdout) + "```\n<!-- /demo -->" + after
+		if err := os.WriteFile(readme, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		want = string(stdout)
+	}
+	if maskCounters(string(stdout)) != maskCounters(want) {
+		t.Errorf("the demo printed:\n%s\nREADME.md says (packet counts aside; go test ./testenv/demo -update writes it):\n%s", stdout, want)
 	}
 	assertClean(t, cmd)
 }

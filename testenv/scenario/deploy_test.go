@@ -3,9 +3,11 @@ package scenario
 import (
 	"bytes"
 	"io/fs"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -128,21 +130,84 @@ func TestInstalledLayoutWorks(t *testing.T) {
 // unitCapabilities reads CapabilityBoundingSet of the unit, in setpriv's words.
 func unitCapabilities(t *testing.T) string {
 	t.Helper()
+	var words []string
+	for _, c := range strings.Fields(unitSays(t, "CapabilityBoundingSet")) {
+		words = append(words, "+"+strings.ToLower(strings.TrimPrefix(c, "CAP_")))
+	}
+	return strings.Join(words, ",")
+}
+
+// unitSays returns what the unit sets a key to.
+func unitSays(t *testing.T, key string) string {
+	t.Helper()
 	unit, err := os.ReadFile(filepath.Join(top(t), "deploy", "portcullis.service"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	for line := range strings.Lines(string(unit)) {
-		if list, ok := strings.CutPrefix(line, "CapabilityBoundingSet="); ok {
-			var words []string
-			for _, c := range strings.Fields(list) {
-				words = append(words, "+"+strings.ToLower(strings.TrimPrefix(c, "CAP_")))
-			}
-			return strings.Join(words, ",")
+		if value, ok := strings.CutPrefix(line, key+"="); ok {
+			return strings.TrimSpace(value)
 		}
 	}
-	t.Fatal("the unit names no CapabilityBoundingSet")
+	t.Fatalf("the unit does not say %s", key)
 	return ""
+}
+
+// TestUnitPermitsEverySystemCall traces a daemon through its life and looks for calls that the unit's filter forbids.
+func TestUnitPermitsEverySystemCall(t *testing.T) {
+	r := newRig(t)
+	permitted := make(map[string]bool)
+	for _, word := range strings.Fields(unitSays(t, "SystemCallFilter")) {
+		permit(t, permitted, word)
+	}
+	trace := filepath.Join(r.Lab.Dir, "trace")
+	// -D: the daemon is our child, not strace. exec itself is judged before the filter is in place.
+	r.daemon.Wrap = []string{"strace", "-D", "-f", "-q", "-A", "-o", trace}
+	r.must(r.daemon.Start())
+	r.cli("-u", "admin", "-p", "admin", "add_blacklist", "ip", r.Client.IPv4.String())
+	r.cli("add_blacklist", "--for", "1s", "ip", r.Another.IPv4.String())
+	r.cli("view_blacklist", "all")
+	r.cli("history")
+	r.must(r.Gateway.Delete("eth0"))
+	r.must(r.Uplink())
+	testenv.Eventually(t, 5*settle, "protected again", func() error { return r.Blocked(r.Client, "ping") })
+	r.must(r.daemon.Stop())
+	r.must(r.daemon.Start()) // finds pins, lists and users there
+	r.must(r.daemon.Stop())
+
+	text, err := os.ReadFile(trace)
+	r.must(err)
+	calls := regexp.MustCompile(`(?m)^\d+ +([a-z0-9_]+)\(`).FindAllStringSubmatch(string(text), -1)
+	if len(calls) < 1000 {
+		t.Fatalf("only %d calls traced", len(calls))
+	}
+	forbidden := make(map[string]bool)
+	for _, c := range calls {
+		if !permitted[c[1]] && c[1] != "execve" {
+			forbidden[c[1]] = true
+		}
+	}
+	if len(forbidden) > 0 {
+		t.Errorf("the unit's SystemCallFilter forbids %v", slices.Sorted(maps.Keys(forbidden)))
+	}
+}
+
+// permit adds a call, or every call of a group as systemd defines it.
+func permit(t *testing.T, set map[string]bool, word string) {
+	t.Helper()
+	if !strings.HasPrefix(word, "@") {
+		set[word] = true
+		return
+	}
+	out, err := exec.Command("systemd-analyze", "syscall-filter", word).Output()
+	if err != nil {
+		t.Fatalf("systemd-analyze syscall-filter %s: %v", word, err)
+	}
+	for line := range strings.Lines(string(out)) {
+		if w := strings.TrimSpace(line); w != "" && w != word && !strings.HasPrefix(w, "#") {
+			permit(t, set, w)
+		}
+	}
 }
 
 // TestUnitIsSound has systemd read the installed unit.
