@@ -42,13 +42,13 @@ func (r *report) lookupChart() chart {
 // liveChart shows how many packets a second each receiver takes.
 func (r *report) liveChart() chart {
 	c := chart{title: "All sources listed, veth to veth: millions of packets a second", yLabel: "Mpps"}
-	for _, receiver := range receivers() {
-		if receiver.passes {
+	for _, receiver := range r.Receivers {
+		if receiver.Passes {
 			continue
 		}
-		l := line{name: receiver.name, dashed: !receiver.filters}
+		l := line{name: receiver.Name, dashed: receiver.Name == emptyDrop}
 		for _, list := range scaling {
-			if v, ok := r.live(list, blocked.name, receiver.name); ok {
+			if v, ok := r.live(list, blocked.name, receiver.Name); ok {
 				l.x, l.y = append(l.x, float64(v.Entries)), append(l.y, v.Rate.Median)
 			}
 		}

@@ -66,7 +66,7 @@ func (s *session) measureDaemon(list blocklist) error {
 		return err
 	}
 	defer func() { _ = small.Kill() }()
-	kernelBefore, err := kernelMemory()
+	kernelBefore, err := settledMemory()
 	if err != nil {
 		return err
 	}
@@ -97,7 +97,7 @@ func (s *session) measureDaemon(list blocklist) error {
 	if err := s.measureStartup(big); err != nil {
 		return err
 	}
-	kernelAfter, err := kernelMemory()
+	kernelAfter, err := settledMemory()
 	if err != nil {
 		return err
 	}
@@ -271,6 +271,16 @@ func kernelMemory() (int64, error) {
 		return 0, err
 	}
 	return values[0] + values[1] + values[2], nil
+}
+
+// settledMemory is kernelMemory once it does not fall any more: what was deleted is freed some time later.
+func settledMemory() (now int64, err error) {
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(300 * time.Millisecond) {
+		last := now
+		if now, err = kernelMemory(); err != nil || last != 0 && now > last-1e6 || time.Now().After(deadline) {
+			return now, err
+		}
+	}
 }
 
 // kilobytes reads lines "Name: 12 kB" of a file and returns bytes.

@@ -2,6 +2,8 @@ package main
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 )
@@ -18,6 +20,23 @@ func (r *report) files() (map[string][]byte, error) {
 		"bench-lookup.svg": []byte(r.lookupChart().svg()),
 		"bench-live.svg":   []byte(r.liveChart().svg()),
 	}, nil
+}
+
+// write writes the files into a folder.
+func (r *report) write(dir string) error {
+	files, err := r.files()
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return fmt.Errorf("write report: %w", err)
+	}
+	for name, text := range files {
+		if err := os.WriteFile(filepath.Join(dir, name), text, 0o644); err != nil {
+			return fmt.Errorf("write report: %w", err)
+		}
+	}
+	return nil
 }
 
 // document is BENCHMARKS.md.
@@ -73,7 +92,7 @@ func (r *report) writeLosses(b *strings.Builder) {
 	b.WriteString("## Where we lose\n\n")
 	var rows [][]string
 	for _, l := range r.Live {
-		own, ok := r.live(l.List, l.Workload, ours(best()))
+		own, ok := r.live(l.List, l.Workload, ours(best(r)))
 		if l.Missing != "" || !ok || !slices.Contains([]string{nftables, ipset, xdpFilter}, l.Receiver) || own.Rate.Median >= l.Rate.Median {
 			continue
 		}
@@ -99,7 +118,7 @@ func (r *report) writeLosses(b *strings.Builder) {
 		b.WriteString("In this run no peer beat us.\n\n")
 		return
 	}
-	table(b, []string{"measure", "peer", "the peer", "we, mode " + best().name, "times better"}, rows)
+	table(b, []string{"measure", "peer", "the peer", "we, mode " + best(r), "times better"}, rows)
 }
 
 func (r *report) writeLookups(b *strings.Builder) {
@@ -167,29 +186,24 @@ func (r *report) writeLive(b *strings.Builder) {
 		"smaller than those of the receivers alone. What is passed goes up the stack to a UDP socket that nobody reads. " +
 		"A rate counts only if what came through is what the list says.\n\n")
 	var lines [][]string
-	for _, c := range receivers() {
-		lines = append(lines, []string{c.name, c.about})
+	names := []string{"list", "workload"}
+	for _, c := range r.Receivers {
+		lines = append(lines, []string{c.Name, c.About})
+		names = append(names, c.Name)
 	}
 	table(b, []string{"receiver", "configuration"}, lines)
-
-	var names []string
-	for _, l := range r.Live {
-		if !slices.Contains(names, l.Receiver) {
-			names = append(names, l.Receiver)
-		}
-	}
 	lines = nil
 	for i, l := range r.Live {
 		if i > 0 && r.Live[i-1].List == l.List && r.Live[i-1].Workload == l.Workload {
 			continue
 		}
 		line := []string{l.List, l.Workload}
-		for _, name := range names {
+		for _, name := range names[2:] {
 			line = append(line, r.liveCell(l.List, l.Workload, name))
 		}
 		lines = append(lines, line)
 	}
-	table(b, append([]string{"list", "workload"}, names...), lines)
+	table(b, names, lines)
 	for _, l := range r.Live {
 		if l.Missing != "" {
 			fmt.Fprintf(b, "- %s, %s, %s: does not work here: %s\n", l.List, l.Workload, l.Receiver, strings.ReplaceAll(l.Missing, "\n", " "))

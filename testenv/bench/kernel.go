@@ -26,9 +26,6 @@ var modes = []mode{
 	{"lpm", bpf.ModeLPM},
 }
 
-// indexed reports whether there is a mode to compare with mode lpm.
-func indexed() bool { return len(modes) > 1 }
-
 // held is a list in the kernel, put there by the loader; nothing is attached.
 type held struct {
 	l   *loader.Loader
@@ -46,19 +43,23 @@ func hold(bpffs string, list blocklist, twice bool) (*held, error) {
 	if h.l, err = loader.Open(loader.Options{PinDir: h.dir}); err != nil {
 		return nil, err
 	}
-	for range map[bool]int{false: 1, true: 2}[twice] {
-		if err := h.l.Maps().Replace(context.Background(), 1, list.cells(), nil); err != nil {
-			return nil, errors.Join(err, h.l.Close())
-		}
+	err = h.fill(list)
+	if err == nil && twice {
+		err = h.fill(list)
+	}
+	if err != nil {
+		return nil, errors.Join(err, h.l.Close())
 	}
 	return h, nil
 }
 
-// release empties the maps in the loader's patient way, which freeing them in one go is not.
-func (h *held) release() error {
-	err := h.l.Maps().Replace(context.Background(), 2, blocklist{}.cells(), nil)
-	return errors.Join(err, h.l.Close())
+// fill makes the maps hold a list. What they held before is freed in the loader's patient way.
+func (h *held) fill(list blocklist) error {
+	return h.l.Maps().Replace(context.Background(), 1, list.cells(), nil)
 }
+
+// release empties the maps and closes them.
+func (h *held) release() error { return errors.Join(h.fill(blocklist{}), h.l.Close()) }
 
 // load loads programs of a spec in a mode, with the pinned maps of the list wherever the spec has one of that name.
 func (h *held) load(spec *ebpf.CollectionSpec, m mode, programs ...string) (*ebpf.Collection, error) {

@@ -23,11 +23,18 @@ import (
 func main() {
 	name := flag.String("plan", "full", "full, quick or check")
 	out := flag.String("out", "docs", "folder for bench.json, BENCHMARKS.md and the pictures, from the top folder; \"\": none")
+	render := flag.Bool("render", false, "measure nothing: write the page and the pictures anew from bench.json")
 	seed := flag.Uint64("seed", 0, "of all random numbers; 0: another one each run")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGPIPE)
 	defer stop()
-	if err := run(ctx, *name, *out, *seed, os.Stdout); err != nil {
+	err := error(nil)
+	if *render {
+		err = rewrite(*out)
+	} else {
+		err = run(ctx, *name, *out, *seed, os.Stdout)
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "error: bench:", err)
 		os.Exit(1)
 	}
@@ -47,6 +54,19 @@ type session struct {
 }
 
 func (s *session) say(format string, args ...any) { fmt.Fprintf(s.out, format+"\n", args...) }
+
+// rewrite makes the page and the pictures from the last run's figures.
+func rewrite(out string) error {
+	root, err := testenv.Root()
+	if err != nil {
+		return err
+	}
+	r, err := readReport(filepath.Join(root, out, "bench.json"))
+	if err != nil {
+		return err
+	}
+	return r.write(filepath.Join(root, out))
+}
 
 // run makes a lab, measures in it and removes it.
 func run(ctx context.Context, name, out string, seed uint64, to io.Writer) error {
@@ -95,6 +115,13 @@ func (s *session) measure() (err error) {
 	}
 	r := s.report
 	s.say("%s, %d CPUs, Linux %s, %s, commit %s, seed %d", r.Machine, r.CPUs, r.Kernel, r.Date.Format(time.RFC3339), r.Commit, r.Seed)
+	if n := s.plan.daemon; n > 0 {
+		// First, while nothing of ours is being freed: that would spoil the figure of the kernel's memory.
+		r.Daemon = new(daemonSide)
+		if err := s.measureDaemon(hosts("daemon", n, s.random)); err != nil {
+			return fmt.Errorf("measure daemon: %w", err)
+		}
+	}
 	for _, step := range s.plan.steps {
 		at := time.Now()
 		list, err := step.list(s)
@@ -109,12 +136,6 @@ func (s *session) measure() (err error) {
 		if len(step.live) > 0 {
 			if err := s.measureLive(list, step.live, s.plan.receivers()); err != nil {
 				return err
-			}
-		}
-		if step.daemon {
-			r.Daemon = new(daemonSide)
-			if err := s.measureDaemon(list); err != nil {
-				return fmt.Errorf("measure daemon: %w", err)
 			}
 		}
 		s.say("  took %v", time.Since(at).Round(100*time.Millisecond))
@@ -138,18 +159,8 @@ func (s *session) finish(out string) error {
 	}
 	s.say("took %.0f s", s.report.Seconds)
 	if out != "" {
-		files, err := s.report.files()
-		if err != nil {
+		if err := s.report.write(filepath.Join(s.root, out)); err != nil {
 			return err
-		}
-		dir := filepath.Join(s.root, out)
-		if err := os.MkdirAll(dir, 0o755); err != nil {
-			return fmt.Errorf("write report: %w", err)
-		}
-		for name, text := range files {
-			if err := os.WriteFile(filepath.Join(dir, name), text, 0o644); err != nil {
-				return fmt.Errorf("write report: %w", err)
-			}
 		}
 		s.say("written: %s", filepath.Join(out, "BENCHMARKS.md"))
 	}

@@ -33,7 +33,7 @@ const (
 )
 
 // ours names the receiver that is our program in a mode.
-func ours(m mode) string { return "portcullis, " + m.name }
+func ours(mode string) string { return "portcullis, " + mode }
 
 // filterMax is the size of xdp-filter's maps.
 const filterMax = 10_000
@@ -47,7 +47,7 @@ func receivers() []receiver {
 	}
 	for _, m := range modes {
 		about := fmt.Sprintf("native XDP, mode=%s, attached without fragments", m.name)
-		all = append(all, receiver{name: ours(m), about: about, filters: true, up: program(m)})
+		all = append(all, receiver{name: ours(m.name), about: about, filters: true, up: program(m)})
 	}
 	return append(all,
 		receiver{name: nftables, about: "a netdev set of declared size at the ingress hook of the interface, one rule", filters: true, up: nftUp},

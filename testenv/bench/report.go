@@ -32,11 +32,19 @@ type report struct {
 
 	Lists []listed `json:"lists"`
 	// LoopNs is the loop alone, for IPv4 and IPv6: it is in every cost of a lookup.
-	LoopNs  []figure    `json:"loop_ns"`
-	Lookups []lookup    `json:"lookups"`
-	Live    []live      `json:"live"`
-	Daemon  *daemonSide `json:"daemon,omitempty"`
-	Ratios  []ratio     `json:"ratios"`
+	LoopNs    []figure    `json:"loop_ns"`
+	Lookups   []lookup    `json:"lookups"`
+	Receivers []described `json:"receivers"`
+	Live      []live      `json:"live"`
+	Daemon    *daemonSide `json:"daemon,omitempty"`
+	Ratios    []ratio     `json:"ratios"`
+}
+
+// described is a receiver of live frames. Passes: it passes everything.
+type described struct {
+	Name   string `json:"name"`
+	About  string `json:"about"`
+	Passes bool   `json:"passes,omitempty"`
 }
 
 // listed describes a list that was measured with.
@@ -50,6 +58,9 @@ func newReport(root string, p plan, seed uint64) (*report, error) {
 	r := &report{Plan: p.name, Date: time.Now().UTC().Truncate(time.Second), CPUs: runtime.NumCPU(), Runs: p.runs, Seed: seed}
 	for _, m := range modes {
 		r.Modes = append(r.Modes, m.name)
+	}
+	for _, c := range p.receivers() {
+		r.Receivers = append(r.Receivers, described{c.name, c.about, c.passes})
 	}
 	var u unix.Utsname
 	if err := unix.Uname(&u); err != nil {
@@ -133,4 +144,19 @@ func (r *report) encode() ([]byte, error) {
 		return nil, fmt.Errorf("encode report: %w", err)
 	}
 	return append(out, '\n'), nil
+}
+
+// readReport reads what encode wrote.
+func readReport(path string) (*report, error) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("read report: %w", err)
+	}
+	r := new(report)
+	dec := json.NewDecoder(bytes.NewReader(text))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(r); err != nil {
+		return nil, fmt.Errorf("read report %s: %w", path, err)
+	}
+	return r, nil
 }
