@@ -48,6 +48,21 @@ func newSession(t *testing.T) *session {
 	return &session{lab: lab, bpffs: bpffs, root: root, plan: short, random: seeded(t), report: r, loops: make(map[bool][]float64), out: io.Discard}
 }
 
+// held puts a list into the kernel for as long as the test runs.
+func (s *session) held(t *testing.T, list blocklist) (drawer, *held) {
+	t.Helper()
+	h, err := hold(s.bpffs, list, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := h.release(); err != nil {
+			t.Error(err)
+		}
+	})
+	return drawer{list, list.matcher(), s.random}, h
+}
+
 // TestCellsAreWhatTheCompilerMakes: the lists that are measured reach the kernel as the same lists of a daemon do.
 func TestCellsAreWhatTheCompilerMakes(t *testing.T) {
 	r := seeded(t)
@@ -123,7 +138,8 @@ func TestLookups(t *testing.T) {
 	s := newSession(t)
 	v4, v6 := mixed("v4", 1000, s.random), mixed6("v6", 1000, s.random)
 	for list, workloads := range map[*blocklist][]workload{&v4: workloads4, &v6: workloads6} {
-		if err := s.measureLookups(*list, workloads); err != nil {
+		d, h := s.held(t, *list)
+		if err := s.measureLookups(d, h, workloads); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -146,15 +162,7 @@ func TestLookups(t *testing.T) {
 func TestWrongVerdictsAreNoFigures(t *testing.T) {
 	s := newSession(t)
 	other := hosts("other", 1000, s.random)
-	h, err := hold(s.bpffs, other, false)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() {
-		if err := h.release(); err != nil {
-			t.Error(err)
-		}
-	}()
+	_, h := s.held(t, other)
 	b, err := newBench(h, modes[0], false)
 	if err != nil {
 		t.Fatal(err)
@@ -175,8 +183,8 @@ func TestLiveFrames(t *testing.T) {
 	broken := receiver{name: "broken", filters: true, up: func(*session, *testenv.Namespace, blocklist, *held) (io.Closer, error) {
 		return nil, io.ErrUnexpectedEOF
 	}}
-	list := hosts("hosts", 1000, s.random)
-	if err := s.measureLive(list, []workload{legitimate, blocked, spoofed, ninety}, append(own, broken)); err != nil {
+	d, h := s.held(t, hosts("hosts", 1000, s.random))
+	if err := s.measureLive(d, h, []workload{legitimate, blocked, spoofed, ninety}, append(own, broken)); err != nil {
 		t.Fatal(err)
 	}
 	if want := 4 * (len(own) + 1); len(s.report.Live) != want {
@@ -187,7 +195,7 @@ func TestLiveFrames(t *testing.T) {
 			t.Errorf("%+v", l)
 		}
 	}
-	err := s.measureLive(list, []workload{blocked}, []receiver{{name: "leaks", filters: true, up: emptyProgram(true)}})
+	err := s.measureLive(d, h, []workload{blocked}, []receiver{{name: "leaks", filters: true, up: emptyProgram(true)}})
 	if err == nil || !strings.Contains(err.Error(), "would mean nothing") {
 		t.Errorf("a filter that leaks: got %v", err)
 	}

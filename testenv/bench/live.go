@@ -71,12 +71,8 @@ type closeFunc func() error
 func (f closeFunc) Close() error { return f() }
 
 // measureLive measures workloads on a list with all receivers that can hold it, one after the other within each run.
-func (s *session) measureLive(list blocklist, workloads []workload, receivers []receiver) (err error) {
-	h, err := hold(s.bpffs, list, true)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, h.release()) }()
+func (s *session) measureLive(d drawer, h *held, workloads []workload, receivers []receiver) (err error) {
+	list := d.list
 	s.networks++
 	from, err := s.lab.Namespace(fmt.Sprintf("from%d", s.networks))
 	if err != nil {
@@ -100,7 +96,6 @@ func (s *session) measureLive(list blocklist, workloads []workload, receivers []
 		}
 		stands = append(stands, st)
 	}
-	d := drawer{list, list.matcher(), s.random}
 	for _, w := range workloads {
 		if err := s.measureWorkload(w, d, from, stands); err != nil {
 			return fmt.Errorf("measure %s, %s, live: %w", list.name, w.name, err)

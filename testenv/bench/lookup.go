@@ -113,11 +113,7 @@ func cpuTime() (time.Duration, error) {
 }
 
 // measureLookups measures workloads on a list, all modes in turn within each run.
-func (s *session) measureLookups(list blocklist, workloads []workload) error {
-	h, err := hold(s.bpffs, list, len(list.prefixes) <= 2_000_000)
-	if err != nil {
-		return err
-	}
+func (s *session) measureLookups(d drawer, h *held, workloads []workload) error {
 	var benches []*bench
 	defer func() {
 		for _, b := range benches {
@@ -125,19 +121,18 @@ func (s *session) measureLookups(list blocklist, workloads []workload) error {
 		}
 	}()
 	for _, m := range modes {
-		b, err := newBench(h, m, list.v6)
+		b, err := newBench(h, m, d.list.v6)
 		if err != nil {
-			return errors.Join(err, h.release())
+			return err
 		}
 		benches = append(benches, b)
 	}
-	d := drawer{list, list.matcher(), s.random}
 	for _, w := range workloads {
 		if err := s.measureLookup(w, d, benches); err != nil {
-			return errors.Join(fmt.Errorf("measure %s, %s: %w", list.name, w.name, err), h.release())
+			return fmt.Errorf("measure %s, %s: %w", d.list.name, w.name, err)
 		}
 	}
-	return h.release()
+	return nil
 }
 
 func (s *session) measureLookup(w workload, d drawer, benches []*bench) error {

@@ -124,19 +124,8 @@ func (s *session) measure() (err error) {
 	}
 	for _, step := range s.plan.steps {
 		at := time.Now()
-		list, err := step.list(s)
-		if err != nil {
+		if err := s.measureStep(step); err != nil {
 			return err
-		}
-		r.Lists = append(r.Lists, listed{list.name, len(list.prefixes), list.origin})
-		s.say("%s (%d entries; %s)", list.name, len(list.prefixes), list.origin)
-		if err := s.measureLookups(list, step.lookups); err != nil {
-			return err
-		}
-		if len(step.live) > 0 {
-			if err := s.measureLive(list, step.live, s.plan.receivers()); err != nil {
-				return err
-			}
 		}
 		s.say("  took %v", time.Since(at).Round(100*time.Millisecond))
 	}
@@ -149,6 +138,29 @@ func (s *session) measure() (err error) {
 	r.Seconds = time.Since(began).Seconds()
 	r.judge()
 	return nil
+}
+
+// measureStep measures lookups and live frames on one list.
+func (s *session) measureStep(st step) (err error) {
+	list, err := st.list(s)
+	if err != nil {
+		return err
+	}
+	s.report.Lists = append(s.report.Lists, listed{list.name, len(list.prefixes), list.origin})
+	s.say("%s (%d entries; %s)", list.name, len(list.prefixes), list.origin)
+	h, err := hold(s.bpffs, list, len(list.prefixes) <= 2_000_000) // ten million more would take half a minute
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, h.release()) }()
+	d := drawer{list, list.matcher(), s.random}
+	if err := s.measureLookups(d, h, st.lookups); err != nil {
+		return err
+	}
+	if len(st.live) == 0 {
+		return nil
+	}
+	return s.measureLive(d, h, st.live, s.plan.receivers())
 }
 
 // finish prints the ratios, writes the files, and says which floors do not hold.

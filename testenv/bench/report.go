@@ -82,13 +82,12 @@ func newReport(root string, p plan, seed uint64) (*report, error) {
 	} else {
 		r.Commit = "unknown"
 	}
-	for _, argv := range [][]string{{"nft", "--version"}, {"ipset", "--version"}, {"iptables-legacy", "--version"}, {"xdp-filter", "--version"}} {
-		out, err := exec.Command(argv[0], argv[1:]...).CombinedOutput()
-		line, _, _ := bytes.Cut(bytes.TrimSpace(out), []byte("\n"))
-		if err != nil {
-			line = fmt.Appendf(nil, "%s: %v", argv[0], err)
+	for _, name := range []string{"nftables", "ipset", "iptables", "xdp-tools"} {
+		version := "not installed"
+		if out, err := exec.Command("dpkg-query", "-W", "-f", "${Version}", name).Output(); err == nil {
+			version = string(out)
 		}
-		r.Peers = append(r.Peers, string(line))
+		r.Peers = append(r.Peers, name+" "+version)
 	}
 	r.Load = loadAverage()
 	return r, nil
