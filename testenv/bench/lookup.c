@@ -43,9 +43,6 @@ __u64 order;
 enum kind { LOOP, OVERLAPPED, DEPENDENT };
 
 struct run {
-	enum kind kind;
-	bool v6;
-	__u32 active;
 	__u64 drops;
 };
 
@@ -59,30 +56,31 @@ static __always_inline __u32 after(enum reason reason)
 	return *(volatile __u64 *)&order & nothing;
 }
 
-static __always_inline enum reason judge_one(const union block *block, int i, __u32 wait, const struct run *run,
-					     enum kind kind, bool v6)
+static __always_inline enum reason judge_one(const struct control_words *words, const union block *block, int i,
+					     __u32 wait, enum kind kind, bool v6)
 {
 	struct in6_addr source;
 
 	if (kind == LOOP)
 		return v6 ? block->v6[i].in6_u.u6_addr32[3] : block->v4[i];
 	if (!v6)
-		return judge_v4(run->active, block->v4[i] ^ wait);
+		return judge_v4(words->active, block->v4[i] ^ wait);
 	source = block->v6[i];
 	source.in6_u.u6_addr32[0] ^= wait;
-	return judge_v6(run->active, &source);
+	return judge_v6(words->active, &source);
 }
 
 static __always_inline long judge_block(__u32 number, struct run *run, enum kind kind, bool v6)
 {
-	__u32 index = (first + number) & spread, wait = 0;
+	__u32 index = (first + number) & spread, zero = 0, wait = 0;
+	const struct control_words *words = bpf_map_lookup_elem(&control, &zero);
 	union block *block = bpf_map_lookup_elem(&ring, &index);
 
-	if (!block)
+	if (!words || !block)
 		return 1;
 #pragma nounroll
 	for (int i = 0; i < (v6 ? SOURCES_V6 : SOURCES_V4); i++) {
-		enum reason reason = judge_one(block, i, wait, run, kind, v6);
+		enum reason reason = judge_one(words, block, i, wait, kind, v6);
 
 		if (kind == DEPENDENT)
 			wait = after(reason);
@@ -100,14 +98,8 @@ static __always_inline long judge_block(__u32 number, struct run *run, enum kind
 	SEC("xdp") int name(struct xdp_md *ctx)                                                                        \
 	{                                                                                                              \
 		struct run run = {};                                                                                   \
-		const struct control_words *words;                                                                     \
-		__u32 zero = 0;                                                                                        \
                                                                                                                        \
 		(void)ctx;                                                                                             \
-		words = bpf_map_lookup_elem(&control, &zero);                                                          \
-		if (!words)                                                                                            \
-			return XDP_ABORTED;                                                                            \
-		run.active = words->active;                                                                            \
 		if (bpf_loop(count, name##_block, &run, 0) != count)                                                   \
 			return XDP_ABORTED;                                                                            \
 		dropped = run.drops;                                                                                   \
