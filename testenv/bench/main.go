@@ -118,7 +118,7 @@ func (s *session) measure() (err error) {
 	if n := s.plan.daemon; n > 0 {
 		// First, while nothing of ours is being freed: that would spoil the figure of the kernel's memory.
 		r.Daemon = new(daemonSide)
-		if err := s.measureDaemon(hosts("daemon", n, s.random)); err != nil {
+		if err := s.measureDaemon(hosts("daemon", n, s.random), hosts("loaded", loadEntries, s.random)); err != nil {
 			return fmt.Errorf("measure daemon: %w", err)
 		}
 	}
