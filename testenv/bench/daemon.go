@@ -58,7 +58,7 @@ func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Mi
 const loadEntries = 120_000
 
 // measureDaemon runs two daemons side by side, with a small and a big list.
-func (s *session) measureDaemon(list, loaded blocklist) error {
+func (s *session) measureDaemon(list, loaded blocklist) (err error) {
 	d := s.report.Daemon
 	d.Entries, d.LoadEntries, d.Adds = len(list.prefixes), len(loaded.prefixes), s.plan.adds
 	bin, err := testenv.Build()
@@ -73,7 +73,12 @@ func (s *session) measureDaemon(list, loaded blocklist) error {
 		return err
 	}
 	defer func() { _ = small.Kill() }()
-	kernelBefore, err := settledMemory()
+	release, err := s.exhaust(list)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, release()) }()
+	kernelBefore, err := kernelMemory()
 	if err != nil {
 		return err
 	}
@@ -98,7 +103,7 @@ func (s *session) measureDaemon(list, loaded blocklist) error {
 	if err := s.measureStartup(big); err != nil {
 		return err
 	}
-	kernelAfter, err := settledMemory()
+	kernelAfter, err := kernelMemory()
 	if err != nil {
 		return err
 	}
@@ -305,14 +310,39 @@ func kernelMemory() (int64, error) {
 	return values[0] + values[1] + values[2], nil
 }
 
-// settledMemory is kernelMemory once it does not fall any more: what was deleted is freed some time later.
-func settledMemory() (now int64, err error) {
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(300 * time.Millisecond) {
-		last := now
-		if now, err = kernelMemory(); err != nil || last != 0 && now > last-1e6 || time.Now().After(deadline) {
-			return now, err
+// exhaust holds copies of the list until each takes as much memory as the one before: the kernel keeps what freed maps
+// leave, and what comes next would seem to take little. The copies are to be released after the next one is measured.
+func (s *session) exhaust(list blocklist) (release func() error, err error) {
+	var copies []*held
+	release = func() error {
+		var errs []error
+		for _, h := range copies {
+			errs = append(errs, h.release())
 		}
+		return errors.Join(errs...)
 	}
+	var last int64
+	for range 6 {
+		before, err := kernelMemory()
+		if err != nil {
+			return nil, errors.Join(err, release())
+		}
+		h, err := hold(s.bpffs, list, false)
+		if err != nil {
+			return nil, errors.Join(err, release())
+		}
+		copies = append(copies, h)
+		after, err := kernelMemory()
+		if err != nil {
+			return nil, errors.Join(err, release())
+		}
+		grown := after - before
+		if last > 0 && grown > last*9/10 && grown < last*11/10 {
+			break
+		}
+		last = grown
+	}
+	return release, nil
 }
 
 // kilobytes reads lines "Name: 12 kB" of a file and returns bytes.
