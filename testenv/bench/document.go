@@ -224,7 +224,7 @@ func (r *report) writeDaemon(b *strings.Builder) {
 		return
 	}
 	fmt.Fprintf(b, "## The daemon\n\nTwo real daemons side by side, with 1 K and with %d hosts; calls by the client of the API on the unix socket. "+
-		"An add is answered when it is durable and enforced. Kernel memory is the growth of what the kernel cannot reclaim from before the daemon's start to the end, others on the machine included.\n\n", d.Entries)
+		"An add is answered when it is durable and enforced. Kernel memory is the growth of what the kernel cannot reclaim since before the daemon's start, others on the machine included.\n\n", d.Entries)
 	percentiles := func(s spread) string {
 		return fmt.Sprintf("%s / %s / %s ms", digits(s.P50), digits(s.P99), digits(s.Max))
 	}
@@ -238,7 +238,8 @@ func (r *report) writeDaemon(b *strings.Builder) {
 		{fmt.Sprintf("start of the daemon until it enforces %d hosts", d.Entries), d.Startup.String() + " ms"},
 		{"its resident memory then", d.Resident.String() + " MB"},
 		{"at its highest", d.ResidentPeak.String() + " MB"},
-		{"kernel memory", d.Kernel.String() + " MB"},
+		{"kernel memory after the first start", d.Kernel.String() + " MB"},
+		{"kernel memory after the restarts, each of which fills the idle maps and empties the others", d.Restarted.String() + " MB"},
 	})
 }
 
