@@ -34,7 +34,7 @@ type daemonSide struct {
 	Resident     figure `json:"resident_mb"`
 	ResidentPeak figure `json:"resident_peak_mb"`
 	Kernel       figure `json:"kernel_mb"`           // after the first start
-	Restarted    figure `json:"kernel_restarted_mb"` // after the restarts, with what the kernel keeps of emptied maps
+	Restarted    figure `json:"kernel_restarted_mb"` // after the restarts, with what is still to be freed of emptied maps
 }
 
 // spread is percentiles of many calls.
@@ -59,7 +59,7 @@ func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Mi
 const loadEntries = 120_000
 
 // measureDaemon runs two daemons side by side, with a small and a big list.
-func (s *session) measureDaemon(list, loaded blocklist) (err error) {
+func (s *session) measureDaemon(list, loaded blocklist) error {
 	d := s.report.Daemon
 	d.Entries, d.LoadEntries, d.Adds = len(list.prefixes), len(loaded.prefixes), s.plan.adds
 	bin, err := testenv.Build()
@@ -74,11 +74,6 @@ func (s *session) measureDaemon(list, loaded blocklist) (err error) {
 		return err
 	}
 	defer func() { _ = small.Kill() }()
-	release, err := s.exhaust(list)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, release()) }()
 	kernelBefore, err := kernelMemory()
 	if err != nil {
 		return err
@@ -304,49 +299,37 @@ func residentMemory(pid int) (now, peak float64, err error) {
 	return float64(values[0]) / 1e6, float64(values[1]) / 1e6, nil
 }
 
-// kernelMemory is what maps can be made of, in bytes: slabs that cannot be reclaimed, vmalloc, per CPU memory. Others on
-// the machine use it too, so a difference is good to some MB.
+// kernelMemory is what the kernel holds for the processes of our memory cgroup, in bytes: objects, not the slabs they
+// are in, which the kernel keeps for a while. Where the kernel does not count it, what the whole machine cannot reclaim.
 func kernelMemory() (int64, error) {
+	text, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		return 0, fmt.Errorf("read kernel memory: %w", err)
+	}
+	for line := range strings.Lines(string(text)) {
+		_, rest, _ := strings.Cut(strings.TrimSpace(line), ":")
+		controller, path, _ := strings.Cut(rest, ":")
+		switch controller {
+		case "memory": // cgroup v1
+			used, err := os.ReadFile(filepath.Join("/sys/fs/cgroup/memory", path, "memory.kmem.usage_in_bytes"))
+			if n, parseErr := strconv.ParseInt(strings.TrimSpace(string(used)), 10, 64); err == nil && parseErr == nil {
+				return n, nil
+			}
+		case "":
+			stat, _ := os.ReadFile(filepath.Join("/sys/fs/cgroup", path, "memory.stat"))
+			for line := range strings.Lines(string(stat)) {
+				var n int64
+				if _, err := fmt.Sscanf(line, "kernel %d", &n); err == nil {
+					return n, nil
+				}
+			}
+		}
+	}
 	values, err := kilobytes("/proc/meminfo", "SUnreclaim", "VmallocUsed", "Percpu")
 	if err != nil {
 		return 0, err
 	}
 	return values[0] + values[1] + values[2], nil
-}
-
-// exhaust holds copies of the list until each takes as much memory as the one before: the kernel keeps what freed maps
-// leave, and what comes next would seem to take little. The copies are to be released after the next one is measured.
-func (s *session) exhaust(list blocklist) (release func() error, err error) {
-	var copies []*held
-	release = func() error {
-		var errs []error
-		for _, h := range copies {
-			errs = append(errs, h.release())
-		}
-		return errors.Join(errs...)
-	}
-	var last int64
-	for range 6 {
-		before, err := kernelMemory()
-		if err != nil {
-			return nil, errors.Join(err, release())
-		}
-		h, err := hold(s.bpffs, list, false)
-		if err != nil {
-			return nil, errors.Join(err, release())
-		}
-		copies = append(copies, h)
-		after, err := kernelMemory()
-		if err != nil {
-			return nil, errors.Join(err, release())
-		}
-		grown := after - before
-		if last > 0 && grown > last*9/10 && grown < last*11/10 {
-			break
-		}
-		last = grown
-	}
-	return release, nil
 }
 
 // kilobytes reads lines "Name: 12 kB" of a file and returns bytes.

@@ -224,7 +224,7 @@ func (r *report) writeDaemon(b *strings.Builder) {
 		return
 	}
 	fmt.Fprintf(b, "## The daemon\n\nTwo real daemons side by side, with 1 K and with %d hosts; calls by the client of the API on the unix socket. "+
-		"An add is answered when it is durable and enforced. Kernel memory is the growth of what the kernel cannot reclaim since before the daemon's start, others on the machine included.\n\n", d.Entries)
+		"An add is answered when it is durable and enforced. Kernel memory is the growth since before the daemon's start, as the memory cgroup counts it (without one: of the whole machine).\n\n", d.Entries)
 	percentiles := func(s spread) string {
 		return fmt.Sprintf("%s / %s / %s ms", digits(s.P50), digits(s.P99), digits(s.Max))
 	}
