@@ -180,7 +180,7 @@ func (s *session) measureLookup(w workload, d drawer, benches []*bench) error {
 	return nil
 }
 
-// attached is the real program on the maps of a list, to be attached to an interface.
+// program is the real one on the maps of a list, to be attached to an interface.
 func (h *held) program(m mode) (*ebpf.Collection, error) {
 	spec, err := bpf.Spec()
 	if err != nil {
