@@ -6,10 +6,12 @@ MAKEFLAGS += --no-print-directory
 
 VERSION ?= $(shell git describe --tags --always 2>/dev/null || echo unknown)
 FUZZTIME ?= 10s
+# full (less than 15 minutes; writes docs/BENCHMARKS.md) or quick (less than 2; writes .cache/bench/BENCHMARKS.md).
+BENCH ?= full
 # What goroutines share, and stays quick under the race detector.
 RACE := ./lists ./lists/store ./userspace/...
 
-.PHONY: help build demo test test-race test-kernels verify generate fuzz install uninstall clean
+.PHONY: help build demo test test-race test-kernels verify generate fuzz bench bench-check install uninstall clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -46,6 +48,16 @@ generate: ## regenerate the BPF objects and the documents made from the sources
 
 fuzz: ## run each fuzz target for FUZZTIME (10s)
 	@FUZZTIME=$(FUZZTIME) .ci/fuzz
+
+bench: build ## measure packets and changes beside nftables, ipset, xdp-filter (root; BENCH=quick for a short one)
+	@.ci/deps bench
+	@go build -o bin/bench ./testenv/bench
+	@exec bin/bench -plan $(BENCH) -out $(if $(filter full,$(BENCH)),docs,.cache/bench)
+
+bench-check: ## a short run that fails when a ratio is beyond its floor (root; about 80 s)
+	@.ci/deps bench
+	@go build -o bin/bench ./testenv/bench
+	@exec bin/bench -plan check -out ""
 
 install: build ## install below DESTDIR (default /): binary, cli.sh, man page, completions, unit, configuration
 	@deploy/install.sh

@@ -58,6 +58,7 @@ func TestImportMillion(t *testing.T) {
 	}
 	_, nft := run("nsenter", "--net="+inside.Path, "nft", "-f", rules)
 	t.Logf("%d addresses: import %v, nft -f %v, ratio %.2f", n, ours.Round(time.Millisecond), nft.Round(time.Millisecond), ours.Seconds()/nft.Seconds())
+	t.Logf("the daemon's memory: %s", memory(t, d.PID()))
 	out, again := run(portcullis, "--socket", d.Socket, "import", "blacklist", plain)
 	t.Logf("the same again, nothing to change: %v", again.Round(time.Millisecond))
 	if out != fmt.Sprintf("Import: 0 added, 0 updated, %d already there", n) {
@@ -66,6 +67,22 @@ func TestImportMillion(t *testing.T) {
 	if ours > 30*time.Second {
 		t.Errorf("import took %v", ours)
 	}
+}
+
+// memory is what /proc says of a process's resident memory, now and at most.
+func memory(t *testing.T, pid int) string {
+	t.Helper()
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var found []string
+	for line := range strings.Lines(string(text)) {
+		if strings.HasPrefix(line, "VmRSS:") || strings.HasPrefix(line, "VmHWM:") {
+			found = append(found, strings.Join(strings.Fields(line), " "))
+		}
+	}
+	return strings.Join(found, ", ")
 }
 
 // writeMillion writes n different addresses as a plain list, and as a ruleset with an nft set of them.
