@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"iter"
 	"log/slog"
+	"runtime/debug"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -18,6 +19,9 @@ import (
 
 // bytesPerPrefix is what one prefix takes in a kernel LPM map at a million entries (loader's timing test prints it).
 const bytesPerPrefix = 128
+
+// manyEntries is from how many imported entries on memory is given back at once.
+const manyEntries = 100_000
 
 // maxSkew is how far the wall clock may be from the lists' steady clock before status says so.
 const maxSkew = time.Minute
@@ -53,6 +57,9 @@ func (n *node) Apply(ctx context.Context, r control.Request) (control.Reply, err
 	res, err := n.store.Apply(ctx, r.Batch)
 	if err != nil {
 		return control.Reply{}, wireError(err)
+	}
+	if res.Imported.Added > manyEntries {
+		defer func() { go debug.FreeOSMemory() }() // working out so many takes more memory than holding them
 	}
 	if err := n.enforce.wait(ctx, res.Generation); err != nil {
 		return control.Reply{}, &control.Error{

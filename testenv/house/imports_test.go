@@ -23,21 +23,14 @@ var rooms = map[string][]string{
 
 	"userspace/control/controltest": {"lists", "userspace/control"}, // a node in memory: only tests import it
 
-<<<<<<< HEAD
-	"userspace":        {"bpf", "lists", "lists/store", "loader", "loader/compile", "userspace/control"},
-	"cmd/portcullis":   {"lists", "lists/format", "userspace", "userspace/control"},
-	"testenv":          {},
-	"testenv/demo":     {"testenv"},
-=======
 	"userspace":      {"bpf", "lists", "lists/store", "loader", "loader/compile", "userspace/control"},
-	"cmd/portcullis": {"lists", "userspace", "userspace/control"},
+	"cmd/portcullis": {"lists", "lists/format", "userspace", "userspace/control"},
 	"testenv":        {},
 	"testenv/bench":  {"bpf", "lists", "lists/store", "loader", "loader/compile", "testenv", "testenv/generator", "userspace/control"},
 	"testenv/demo":   {"testenv"},
 
 	"testenv/generator": {"testenv"}, // sends frames: only tests and the benchmark import it
 
->>>>>>> main
 	"testenv/house":    {},
 	"testenv/scenario": {},
 }
