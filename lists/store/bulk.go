@@ -57,6 +57,15 @@ func (c *chunk) rows(each func(r *row)) error {
 	return nil
 }
 
+// from reports whether an entry is of one of the sources.
+func (c *chunk) from(sources []lists.Source) (found bool) {
+	_ = c.Each(func(e lists.Entry) error { // what is damaged is found when it is unpacked
+		found = found || slices.Contains(sources, e.Source)
+		return nil
+	})
+	return found
+}
+
 // filterWords is the size of a filter: 16 bits an entry of a chunk of IPv4 hosts.
 const filterWords = 192
 
@@ -89,11 +98,11 @@ func (f *filters) addChunk(c *chunk) {
 	})
 }
 
-// candidates are the chunks that may hold one of the identifiers.
-func (f *filters) candidates(l lists.List, ids []lists.ID) []int64 {
-	wanted := make([][3]uint64, len(ids))
-	for i, id := range ids {
-		wanted[i] = places(lists.Hash(f.seed, id))
+// candidates are the chunks that may hold an identifier with one of the hashes.
+func (f *filters) candidates(l lists.List, hashes map[uint64]bool) []int64 {
+	wanted := make([][3]uint64, 0, len(hashes))
+	for h := range hashes {
+		wanted = append(wanted, places(h))
 	}
 	var seqs []int64
 	for i := range f.lists[l-1] {
@@ -202,13 +211,17 @@ func (d *database) unpackFor(steps []lists.Step) error {
 		if len(some) == 0 {
 			continue
 		}
-		wanted := make(map[lists.ID]bool, len(some))
+		wanted := make(map[uint64]bool, len(some))
 		for _, id := range some {
-			wanted[id] = true
+			wanted[lists.Hash(d.filters.seed, id)] = true
+		}
+		holds := func(c *chunk) (found bool) {
+			c.Hashes(d.filters.seed, func(h uint64) { found = found || wanted[h] })
+			return found
 		}
 		l := lists.List(i + 1)
-		for _, seq := range d.filters.candidates(l, some) {
-			if err := d.unpack(l, seq, func(e *lists.Entry) bool { return wanted[e.ID] }); err != nil {
+		for _, seq := range d.filters.candidates(l, wanted) {
+			if err := d.unpack(l, seq, holds); err != nil {
 				return err
 			}
 		}
@@ -216,16 +229,16 @@ func (d *database) unpackFor(steps []lists.Step) error {
 	return nil
 }
 
-// unpack makes rows of a chunk, if it is there and holds an entry that is wanted.
-func (d *database) unpack(l lists.List, seq int64, wanted func(*lists.Entry) bool) error {
+// unpack makes rows of a chunk, if it is there and wanted.
+func (d *database) unpack(l lists.List, seq int64, wanted func(*chunk) bool) error {
 	var found *chunk
 	var rows []row
 	err := d.chunks(l, func(c *chunk) error {
-		return c.rows(func(r *row) {
-			if rows = append(rows, *r); wanted(&r.entry) {
-				found = c
-			}
-		})
+		if !wanted(c) {
+			return nil
+		}
+		found = c
+		return c.rows(func(r *row) { rows = append(rows, *r) })
 	}, "WHERE seq=?", seq)
 	if err != nil || found == nil {
 		return err

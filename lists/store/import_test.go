@@ -56,6 +56,15 @@ func TestImportedEntriesAreLikeOthers(t *testing.T) {
 	}
 	reopen()
 	created := time.Now().UTC().Truncate(time.Second).Add(-time.Hour)
+	first := adds(0, 1000, lists.ABS)
+	for i := range first.Ops {
+		first.Ops[i].Entry.Created = created
+	}
+	apply(t, stores[0], first)
+	apply(t, stores[1], packOf(t, first))
+	if n := len(stores[1].db.filters.lists[1]); n < 2 {
+		t.Fatalf("%d chunks were written", n)
+	}
 	for range 24 {
 		b := randomAdds(rnd, created)
 		switch {
@@ -81,9 +90,6 @@ func TestImportedEntriesAreLikeOthers(t *testing.T) {
 		if rnd.IntN(4) == 0 {
 			reopen()
 		}
-	}
-	if n := len(stores[1].db.filters.lists[1]); n == 0 {
-		t.Error("no chunk was ever written")
 	}
 	clear := lists.Batch{Ops: []lists.Operation{{Op: lists.OpClear, List: lists.Blacklist}}}
 	apply(t, stores[0], clear)
@@ -171,6 +177,57 @@ func TestDatabaseOfVersion1(t *testing.T) {
 	}
 }
 
+// TestImportedEntriesEnd: what was imported with an end is removed when it comes, and survives in copies until then.
+func TestImportedEntriesEnd(t *testing.T) {
+	dir := t.TempDir()
+	s, _ := open(t, Options{Dir: dir})
+	b := adds(0, 30_000, lists.Manual)
+	end := s.Clock().Now().Add(time.Hour)
+	for i := range b.Ops {
+		if i%3 > 0 {
+			b.Ops[i].Entry.Expires = end
+		}
+	}
+	apply(t, s, packOf(t, b))
+	want := state(s.Snapshot())
+	if err := s.copyOut(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	tamper(t, s.path, "UPDATE blacklist_bulk SET sum = sum + 1 WHERE seq > 5000 AND seq < 9000")
+	s, _ = open(t, Options{Dir: dir})
+	if s.Status().Degraded == "" {
+		t.Fatal("a damaged chunk was read")
+	}
+	if diff := cmp.Diff(want, state(s.Snapshot())); diff != "" {
+		t.Fatalf("from the copy (-want +got):\n%s", diff)
+	}
+
+	start := time.Now()
+	for rest := 30_000; rest > 10_000; {
+		a := lists.ExpireDue(s.Snapshot(), end.Add(time.Second), maxExpire)
+		if err := s.write([]work{{a, lists.Batch{By: "portcullis", Via: viaExpiry}, end}}); err != nil {
+			t.Fatal(err)
+		}
+		if now := s.Snapshot().Len(lists.Blacklist); now >= rest {
+			t.Fatalf("%d entries, before %d", now, rest)
+		} else {
+			rest = now
+		}
+	}
+	t.Logf("20,000 of 30,000 removed in %v", time.Since(start))
+	want = state(s.Snapshot())
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s, _ = open(t, Options{Dir: dir})
+	if got := state(s.Snapshot()); len(got) != 10_000 || !cmp.Equal(want, got) {
+		t.Errorf("%d entries after opening", len(got))
+	}
+}
+
 // TestImportMillion prints what an import of a million addresses costs the store.
 func TestImportMillion(t *testing.T) {
 	const n = 1_000_000
@@ -201,8 +258,9 @@ func TestImportMillion(t *testing.T) {
 	if took > 10*time.Second {
 		t.Errorf("import took %v", took)
 	}
+	one := slices.Collect(p.All())[n/2].ID
 	start = time.Now()
-	apply(t, s, lists.Batch{By: "admin", Via: "cli", Ops: []lists.Operation{{Op: lists.OpDelete, List: lists.Blacklist, ID: slices.Collect(p.All())[n/2].ID}}})
+	apply(t, s, lists.Batch{By: "admin", Via: "cli", Ops: []lists.Operation{{Op: lists.OpDelete, List: lists.Blacklist, ID: one}}})
 	t.Logf("delete one of it: %v", time.Since(start))
 	if err := s.Close(); err != nil {
 		t.Fatal(err)

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"hash/crc64"
 	"math"
-	"slices"
 	"strings"
 	"time"
 
@@ -150,7 +149,7 @@ func (d *database) clear(s lists.Step) error {
 		return d.exec("DELETE FROM " + s.List.String())
 	}
 	for _, f := range d.filters.lists[s.List-1] {
-		if err := d.unpack(s.List, f.seq, func(e *lists.Entry) bool { return slices.Contains(s.Sources, e.Source) }); err != nil {
+		if err := d.unpack(s.List, f.seq, func(c *chunk) bool { return c.from(s.Sources) }); err != nil {
 			return err
 		}
 	}
