@@ -67,8 +67,6 @@ func TestDeadlines(t *testing.T) {
 // TestDeadlineComes watches deadlines come: the verdict changes at the deadline, neither before nor after.
 func TestDeadlineComes(t *testing.T) {
 	k := load(t)
-	const soon = uint64(30 * time.Millisecond)
-	frame := encapsulations[0].wrap(plain4)
 	for _, c := range []struct {
 		name          string
 		cell          func(end uint64) Cell
@@ -80,37 +78,44 @@ func TestDeadlineComes(t *testing.T) {
 		{"of a drop under a pass", func(end uint64) Cell { return Cell{PassUntil: 1, DropUntil: end} }, DropBlacklisted, PassExpired},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			end := bootNow(t) + soon
-			k.fill(t, 0, entry{"198.51.100.0/24", c.cell(end)})
-			early, late := 0, 0
-			for late < 3 {
-				before := k.tallies(t)
-				start := bootNow(t)
-				action, _ := k.run(t, ProgEth, frame, -1)
-				done := bootNow(t)
-				if start < end && end <= done {
-					continue // either verdict is right
+			// A busy machine may not let a packet through in the time before the deadline: then give it more.
+			for soon := 30 * time.Millisecond; k.watch(t, c.cell, soon, c.before, c.after) == 0; soon *= 4 {
+				if soon > 5*time.Second {
+					t.Fatalf("no packet was judged in the %s before the deadline", soon)
 				}
-				want := c.before
-				if start >= end {
-					want = c.after
-					late++
-				} else {
-					early++
-				}
-				expected := before
-				expected[Way(FamilyIPv4, want)].Packets++
-				expected[Way(FamilyIPv4, want)].Bytes += uint64(len(frame))
-				if after := k.tallies(t); after != expected || action != xdpAction(want) {
-					t.Fatalf("%d ns before the deadline: action %d, %s, want %s", int64(end-start), action, moved(before, after), want)
-				}
-				runtime.Gosched()
-			}
-			if early == 0 {
-				t.Errorf("no packet was judged in the %d ms before the deadline", soon/1e6)
 			}
 		})
 	}
+}
+
+// watch runs packets until a deadline has come, and counts those that were judged before it.
+func (k *kernel) watch(t *testing.T, cell func(end uint64) Cell, soon time.Duration, early, late Reason) (judged int) {
+	t.Helper()
+	frame := encapsulations[0].wrap(plain4)
+	end := bootNow(t) + uint64(soon)
+	k.fill(t, 0, entry{"198.51.100.0/24", cell(end)})
+	for after := 0; after < 3; runtime.Gosched() {
+		before := k.tallies(t)
+		start := bootNow(t)
+		action, _ := k.run(t, ProgEth, frame, -1)
+		if start < end && end <= bootNow(t) {
+			continue // either verdict is right
+		}
+		want := early
+		if start >= end {
+			want = late
+			after++
+		} else {
+			judged++
+		}
+		expected := before
+		expected[Way(FamilyIPv4, want)].Packets++
+		expected[Way(FamilyIPv4, want)].Bytes += uint64(len(frame))
+		if got := k.tallies(t); got != expected || action != xdpAction(want) {
+			t.Fatalf("%d ns before the deadline: action %d, %s, want %s", int64(end-start), action, moved(before, got), want)
+		}
+	}
+	return judged
 }
 
 // TestFlip fills the two sides with opposite lists and flips between them.

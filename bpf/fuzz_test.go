@@ -32,9 +32,7 @@ func FuzzPacket(f *testing.F) {
 		f.Add(r.packet, false, uint8(i), uint8(i%8))
 	}
 	f.Fuzz(func(t *testing.T, frame []byte, layer3 bool, linear, words uint8) {
-		if len(frame) > 2048 {
-			t.Skip("the headers are in the first bytes")
-		}
+		frame = frame[:min(len(frame), 2048)] // the headers are in the first bytes
 		w := *w
 		w.words.Active = uint32(words & 1)
 		w.words.Bypass = uint32(words >> 1 & 1)

@@ -202,34 +202,46 @@ func (a *applier) clear(op Operation) (Outcome, int, error) {
 		}
 	}
 	count, t := 0, a.table(op.List)
-	if t != nil {
-		for _, s := range Sources() {
-			if slices.Contains(sources, s) {
-				count += t.bySource[s]
-			}
+	for _, s := range Sources() {
+		if t != nil && slices.Contains(sources, s) {
+			count += t.bySource[s]
 		}
 	}
 	if count == 0 {
 		return Cleared, 0, nil
 	}
-	if count > maxListed {
-		a.Whole = true
-	} else {
-		for e := range t.entries(op.List, 0) {
-			if slices.Contains(sources, e.Source) {
-				a.Changes = append(a.Changes, Change{Before: &e})
+	a.take(op, t, sources, count)
+	return Cleared, count, nil
+}
+
+// take removes the count entries of the sources from t, the table of the operation's list.
+func (a *applier) take(op Operation, t *table, sources []Source, count int) {
+	step := Step{Op: op.Op, List: op.List, Count: count}
+	if op.Op == OpClearSources {
+		step.Sources = sources
+	}
+	var gone []Entry
+	if a.Whole = a.Whole || count > maxListed; count <= maxListed {
+		for _, src := range Sources() {
+			if slices.Contains(sources, src) {
+				gone = slices.AppendSeq(gone, t.entries(op.List, src))
 			}
 		}
+		for i := range gone {
+			a.Changes = append(a.Changes, Change{Before: &gone[i]})
+		}
 	}
-	step := Step{Op: op.Op, List: op.List, Count: count}
-	if op.Op == OpClear {
+	switch {
+	case op.Op == OpClear:
 		a.Clear(op.List)
-	} else {
-		step.Sources = sources
+	case gone == nil:
 		a.Clear(op.List, sources...)
+	default: // a few among many: cheaper one by one
+		for _, e := range gone {
+			a.Delete(e.Key)
+		}
 	}
 	a.Steps = append(a.Steps, step)
-	return Cleared, count, nil
 }
 
 func (a *applier) set(change func(Settings) Settings) (Outcome, int, error) {

@@ -75,6 +75,60 @@ func TestAdopt(t *testing.T) {
 	wantErr(t, err, ErrLayout, "layout 1", "this build has 2")
 }
 
+// TestTakeOverAll: a daemon with maps of its own takes over the interfaces that it is not told about, too; and one
+// of the old build takes them back from a daemon that died before it had published its maps.
+func TestTakeOverAll(t *testing.T) {
+	g := newGateway(t)
+	veth(t, "gw2", "client2", 1500)
+	l, err := Open(Options{PinDir: g.pins})
+	must(t, err)
+	replace(t, l.Maps(), 1, list)
+	for _, name := range []string{"gw", "gw2"} {
+		_, err = l.Attach(name)
+		must(t, err)
+	}
+	must(t, l.Close())
+	g.start(t)
+
+	died := errors.New("died")
+	o := Options{PinDir: g.pins, layout: bpf.Layout + 1, step: func(step string) error {
+		if step == "remove old control" {
+			return died
+		}
+		return nil
+	}}
+	l, err = Open(o)
+	must(t, err)
+	replace(t, l.Maps(), 2, list)
+	_, err = l.Attach("gw2")
+	wantErr(t, err, died)
+	// A real death leaves the staging directory: Close would tidy up.
+	l.staged = false
+	must(t, l.Close())
+	g.check(t, "died before publishing")
+
+	l, err = Open(Options{PinDir: g.pins})
+	must(t, err)
+	defer l.Close()
+	if l.staged {
+		t.Error("the old maps do not fit")
+	}
+	replace(t, l.Maps(), 3, list)
+	_, err = l.Attach("gw2")
+	must(t, err)
+	all, err := l.dir.inspect()
+	must(t, err)
+	for _, p := range all {
+		if !l.reads(p.prog) {
+			t.Errorf("%s reads other maps", p.pin)
+		}
+	}
+	g.check(t, "taken back")
+	// gw was not given to this daemon, and follows its lists.
+	replace(t, l.Maps(), 4, cells{})
+	eventually(t, "listed frames", func() bool { return g.gw.received()[bad] > 0 })
+}
+
 // TestBypassSurvivesTakeOver: new maps begin with the emergency switch as it was.
 func TestBypassSurvivesTakeOver(t *testing.T) {
 	g := newGateway(t)

@@ -164,6 +164,15 @@ func TestAttachErrors(t *testing.T) {
 	l := open(t, Options{PinDir: dir})
 	_, err := l.Attach("eth9")
 	wantErr(t, err, ErrNoInterface, "eth9", "client, gw, lo")
+	for _, name := range []string{"", "a name that no interface can have", "../control"} {
+		_, err = findDevice(name)
+		wantErr(t, err, ErrNoInterface)
+	}
+	other, err := netlink.LinkByName("client")
+	must(t, err)
+	must(t, netlink.LinkAddAltName(other, "alt0"))
+	_, err = findDevice("alt0")
+	wantErr(t, err, ErrNoInterface, "another name of client")
 	_, err = l.Attach("lo")
 	wantErr(t, err, ErrUnsupported, "lo")
 

@@ -9,8 +9,8 @@ import (
 )
 
 // Count is one counter, summed over CPUs since the interface was first attached: it survives restarts and
-// upgrades of the daemon, and the interface being deleted and made again; Detach, a new layout and a reboot
-// begin it anew.
+// upgrades of the daemon, and the interface being deleted and made again; Detach, a reboot and a build with
+// other counters begin it anew.
 type Count struct {
 	Reason  string // "drop_blacklisted"
 	Family  string // "ipv4", "ipv6", "other"

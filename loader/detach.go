@@ -99,6 +99,7 @@ func (d pinDir) removeIfUnused() error {
 	if err := d.removeStaging(); err != nil {
 		return err
 	}
+	d.emptyTries(Options{}.withDefaults())
 	names := append(slices.Clone(mapNames[:]), "lock")
 	for _, kind := range []string{"prog_", "counters_"} { // a process died while it published
 		left, err := d.names(kind)

@@ -26,10 +26,12 @@ func findDevice(name string) (device, error) {
 	l, err := netlink.LinkByName(name)
 	var gone netlink.LinkNotFoundError
 	switch {
-	case errors.As(err, &gone):
+	case errors.As(err, &gone), errors.Is(err, unix.EINVAL), errors.Is(err, unix.ERANGE): // the last two: never a name
 		return device{}, noInterface(name)
 	case err != nil:
 		return device{}, fmt.Errorf("find interface %s: %w", name, permission(err))
+	case l.Attrs().Name != name: // pins and renames are kept by the first name
+		return device{}, fmt.Errorf("find interface %s: %w: it is another name of %s, use that", name, ErrNoInterface, l.Attrs().Name)
 	}
 	return newDevice(l), nil
 }
@@ -70,7 +72,7 @@ func noInterface(name string) error {
 		names = append(names, d.name)
 	}
 	slices.Sort(names)
-	return fmt.Errorf("find interface %s: %w: there are %s", name, ErrNoInterface, strings.Join(names, ", "))
+	return fmt.Errorf("find interface %q: %w: there are %s", name, ErrNoInterface, strings.Join(names, ", "))
 }
 
 // layer3 reports whether packets of the device begin with the IP header, by its ARPHRD type; devices of a type
@@ -94,14 +96,36 @@ func (d device) layer3() (bool, error) {
 	switch kind := req.Uint16(); kind { // sa_family of the hardware address
 	case unix.ARPHRD_ETHER:
 		return false, nil
-	case unix.ARPHRD_NONE, unix.ARPHRD_TUNNEL, unix.ARPHRD_SIT, unix.ARPHRD_IPGRE, unix.ARPHRD_PPP, unix.ARPHRD_RAWIP:
+	case unix.ARPHRD_NONE, unix.ARPHRD_TUNNEL, unix.ARPHRD_SIT, unix.ARPHRD_PPP, unix.ARPHRD_RAWIP:
 		return true, nil
+	case unix.ARPHRD_IPGRE:
+		return true, d.checkGRE()
 	case unix.ARPHRD_LOOPBACK:
 		return false, fmt.Errorf("protect %s: %w: the loopback interface carries only the host's own traffic", d.name, ErrUnsupported)
 	default:
 		return false, fmt.Errorf("protect %s: %w: ARPHRD type %d; Ethernet, tun, WireGuard, ipip, sit, gre, ppp and raw IP are",
 			d.name, ErrUnsupported, kind)
 	}
+}
+
+// checkGRE refuses a gre device that hands XDP the outer header.
+func (d device) checkGRE() error {
+	l, err := netlink.LinkByIndex(d.index)
+	if err != nil {
+		return fmt.Errorf("read tunnel of %s: %w", d.name, permission(err))
+	}
+	if showsOuterHeader(l) {
+		return fmt.Errorf("protect %s: %w: a gre tunnel without a unicast remote hands over the outer header, so the inner source "+
+			"would not be judged; give it a remote, or make it external (collect metadata)", d.name, ErrUnsupported)
+	}
+	return nil
+}
+
+// showsOuterHeader: Linux gives a gre device a link-layer header, the outer IP header, when its remote is unset or
+// multicast and it does not collect metadata (ipgre_tunnel_init).
+func showsOuterHeader(l netlink.Link) bool {
+	t, ok := l.(*netlink.Gretun)
+	return ok && !t.FlowBased && (t.Remote == nil || t.Remote.IsUnspecified() || t.Remote.IsMulticast())
 }
 
 // driver names the device's driver, "" if it does not say.

@@ -98,6 +98,11 @@ func makePinDir(o Options) (pinDir, error) {
 	if err := os.MkdirAll(path, 0o750); err != nil {
 		return pinDir{}, fmt.Errorf("make pin directory: %w", permission(err))
 	}
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err == nil && (st.Uid != uint32(os.Geteuid()) || st.Mode&0o022 != 0) {
+		o.Logger.Warn("others than this process's user may change the pins, and with them what is blocked",
+			"pin_dir", path, "owner", st.Uid, "mode", fmt.Sprintf("%#o", st.Mode&0o7777))
+	}
 	return pinDir{path}, nil
 }
 

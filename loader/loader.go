@@ -20,7 +20,7 @@ var (
 	ErrForeignProgram = errors.New("another XDP program is attached")
 	ErrLayout         = errors.New("pinned maps are of another version")
 	ErrKernelTooOld   = errors.New("kernel is too old")
-	ErrNativeMode     = errors.New("driver does not support native XDP")
+	ErrNativeMode     = errors.New("native XDP is not available")
 	ErrGenericMode    = errors.New("generic XDP was asked for")
 	ErrFull           = errors.New("kernel map is full")
 	ErrNotLoaded      = errors.New("nothing is pinned there")                    // no daemon ever ran with this pin directory
@@ -121,7 +121,9 @@ type Loader struct {
 	maps *Maps
 	// staged: maps lie in the staging directory, filled but read by no program; the first Attach makes them real.
 	staged bool
-	ifaces []*remembered
+	// tookOver: every pinned link has been seen to read these maps.
+	tookOver bool
+	ifaces   []*remembered
 }
 
 // Open checks privileges and kernel, mounts a bpf filesystem if PinDir is under /sys/fs/bpf and none is there,
@@ -134,6 +136,12 @@ type Loader struct {
 // without judgement, and a process that dies halfway leaves what a later Open begins anew from.
 func Open(o Options) (*Loader, error) {
 	o = o.withDefaults()
+	switch o.Mode {
+	case ModeNative, ModeGeneric, ModeNativeThenGeneric:
+	default:
+		return nil, fmt.Errorf("open loader: %w: mode %q; there are %s, %s and %s",
+			ErrUnsupported, o.Mode, ModeNative, ModeGeneric, ModeNativeThenGeneric)
+	}
 	if err := checkHost(); err != nil {
 		return nil, err
 	}
@@ -205,9 +213,14 @@ func (l *Loader) makeMaps() error {
 // Maps returns the other half, open for as long as the Loader is. It may be called and used concurrently.
 func (l *Loader) Maps() *Maps { return l.maps }
 
-// Close closes file descriptors and the lock; packets are judged as before.
+// Close closes file descriptors and the lock; packets are judged as before. Staged maps that no Attach made real
+// are forgotten.
 func (l *Loader) Close() error {
 	err := l.maps.Close()
+	if l.staged {
+		err = errors.Join(err, l.dir.removeStaging())
+		l.staged = false
+	}
 	l.lock.release()
 	return err
 }

@@ -271,10 +271,10 @@ func (m *Maps) Lookup(a netip.Addr) (c compile.Cell, found bool, err error) {
 	s := &m.sides[m.words.active()]
 	if a = a.Unmap(); a.Is4() {
 		key := keyV4(netip.PrefixFrom(a, 32))
-		err = s.v4.m.Lookup(&key, &k)
+		err = patiently(func() error { return s.v4.m.Lookup(&key, &k) })
 	} else {
 		key := keyV6(netip.PrefixFrom(a, 128))
-		err = s.v6.m.Lookup(&key, &k)
+		err = patiently(func() error { return s.v6.m.Lookup(&key, &k) })
 	}
 	switch {
 	case errors.Is(err, ebpf.ErrKeyNotExist):

@@ -99,6 +99,8 @@ func TestOpenErrors(t *testing.T) {
 	wantErr(t, err, ErrNoBPFFS, "mount -t bpf")
 	_, err = Open(Options{PinDir: filepath.Dir(dir) + "/a.b"})
 	wantErr(t, err, ErrNoBPFFS, "dot")
+	_, err = Open(Options{PinDir: dir, Mode: "fast"})
+	wantErr(t, err, ErrUnsupported, `"fast"`)
 	wantErr(t, tooOld("5.10.0-28-amd64"), ErrKernelTooOld, "5.10.0-28-amd64", "5.15")
 	must(t, tooOld("5.15.0"))
 	must(t, tooOld("6.1.0-rc1+"))
@@ -254,6 +256,26 @@ func TestFull(t *testing.T) {
 	must(t, m.Apply(10, []compile.Rule{{Prefix: host(99), Remove: true}})) // not there
 }
 
+// TestPatiently: what passes by itself is waited for, what does not is said.
+func TestPatiently(t *testing.T) {
+	transient := []error{unix.ENOMEM, unix.EBUSY, unix.EDEADLK, unix.ETIMEDOUT, unix.EAGAIN}
+	calls := 0
+	must(t, patiently(func() error {
+		if calls++; calls <= len(transient) {
+			return fmt.Errorf("update: %w", transient[calls-1])
+		}
+		return nil
+	}))
+	if calls != len(transient)+1 {
+		t.Errorf("called %d times", calls)
+	}
+	wantErr(t, patiently(func() error { calls++; return unix.ENOSPC }), unix.ENOSPC)
+	if calls != len(transient)+2 {
+		t.Errorf("called %d times", calls)
+	}
+	wantErr(t, patiently(func() error { return unix.ENOMEM }), unix.ENOMEM)
+}
+
 // TestExpiry: a block ends on time with nobody to end it, and a whitelist entry inside one too.
 func TestExpiry(t *testing.T) {
 	g := newGateway(t)
@@ -354,10 +376,14 @@ func TestNothingLeaks(t *testing.T) {
 		l.Reconcile()
 		_, err = l.Maps().Counters("gw")
 		must(t, err)
+		if mappings(t) == 0 {
+			t.Error("no mapping of the control map is found")
+		}
 		must(t, l.Close())
 	}
 	cycle()
-	before := openFiles(t)
+	runtime.GC()
+	before, goroutines, mapped := openFiles(t), runtime.NumGoroutine(), mappings(t)
 	for range 5 {
 		cycle()
 	}
@@ -369,10 +395,25 @@ func TestNothingLeaks(t *testing.T) {
 	if exists(g.pins) {
 		t.Error("the pin directory is left")
 	}
+	if n := runtime.NumGoroutine(); n != goroutines {
+		t.Errorf("%d goroutines run, there were %d", n, goroutines)
+	}
+	eventually(t, "mappings of maps gone", func() bool {
+		runtime.GC() // package ebpf leaves those of a program's constants to it
+		return mappings(t) <= mapped
+	})
 	if after := openFiles(t); after != before {
 		out, _ := exec.Command("ls", "-l", fmt.Sprintf("/proc/%d/fd", os.Getpid())).Output()
 		t.Errorf("%d files are open, there were %d: %s", after, before, out)
 	}
+}
+
+// mappings counts the maps in this process's memory.
+func mappings(t *testing.T) int {
+	t.Helper()
+	all, err := os.ReadFile("/proc/self/maps")
+	must(t, err)
+	return strings.Count(string(all), "bpf-map")
 }
 
 func openFiles(t *testing.T) int {

@@ -1,60 +1,97 @@
 package loader
 
 import (
+	"context"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"sync/atomic"
+
+	"github.com/cilium/ebpf"
 
 	"github.com/portcullis/portcullis/bpf"
 )
 
-// takeOver makes staged maps real: every pinned link gets the program of this build, which reads them, and then
-// their pins replace the old ones. A packet is judged by the old program with the old lists or by the new one
-// with the new. A process that dies in here leaves each link with one or the other; the next Open finds pins that
-// do not fit, or no control, and begins anew with maps of its own.
+// takeOver makes sure, once, that every pinned link reads the maps of this Loader: it gets the program of this
+// build where it reads others, and then staged maps become real. Links read others when the maps are staged, or
+// when a process died in here.
+//
+// A packet is judged by the old program with the old lists or by the new one with the new. A process that dies in
+// here leaves each link with one or the other; the next Open finds pins that fit, and takes the links back, or
+// pins that do not, and begins anew with maps of its own.
 func (l *Loader) takeOver() error {
-	if !l.staged {
+	if l.tookOver {
 		return nil
 	}
-	l.keepBypass()
-	all, err := l.dir.inspect()
+	if l.staged {
+		l.keepBypass()
+	}
+	left, err := l.takeLinks()
 	if err != nil {
 		return err
 	}
-	devs, err := devices()
-	if err != nil {
-		return err
-	}
-	for _, p := range all {
-		d, here := deviceOf(p, devs)
-		if !here {
-			if p.alive {
-				l.o.Logger.Warn("interface is in another network namespace: it keeps its old program and lists", "interface", p.pin)
-			}
-			continue
+	if l.staged {
+		if left == 0 {
+			waitForReaders()
+			l.dir.emptyTries(l.o)
 		}
-		layer3, err := d.layer3()
-		if err != nil {
-			return err
-		}
-		if _, err := l.updateLink(d, p.pin, layer3); err != nil {
-			return err
+		if err := l.dir.publishMaps(l.o); err != nil {
+			return fmt.Errorf("publish new maps: %w", err)
 		}
 	}
-	if err := l.dir.publishMaps(l.o); err != nil {
-		return fmt.Errorf("publish new maps: %w", err)
-	}
-	l.staged = false
+	l.staged, l.tookOver = false, true
 	return nil
 }
 
-func deviceOf(p pinned, devs []device) (device, bool) {
-	for _, d := range devs {
-		if p.alive && d.prog == p.prog {
-			return d, true
+// takeLinks updates the links that read other maps and returns how many could not be reached.
+func (l *Loader) takeLinks() (left int, err error) {
+	all, err := l.dir.inspect()
+	if err != nil {
+		return 0, err
+	}
+	devs, err := devices()
+	if err != nil {
+		return 0, err
+	}
+	for _, p := range all {
+		if !p.alive || l.reads(p.prog) {
+			continue
+		}
+		i := slices.IndexFunc(devs, func(d device) bool { return d.prog == p.prog })
+		if i < 0 {
+			left++
+			l.o.Logger.Warn("interface is in another network namespace: it keeps its old program and lists", "interface", p.pin)
+			continue
+		}
+		layer3, err := devs[i].layer3()
+		if err != nil {
+			return 0, err
+		}
+		if _, err := l.updateLink(devs[i], p.pin, layer3); err != nil {
+			return 0, err
 		}
 	}
-	return device{}, false
+	return left, nil
+}
+
+// reads reports whether a program reads the maps of this Loader.
+func (l *Loader) reads(id ebpf.ProgramID) bool {
+	p, err := ebpf.NewProgramFromID(id)
+	if err != nil {
+		return false
+	}
+	defer p.Close()
+	info, err := p.Info()
+	if err != nil {
+		return false
+	}
+	used, _ := info.MapIDs()
+	control, err := l.maps.control.Info()
+	if err != nil {
+		return false
+	}
+	ours, ok := control.ID()
+	return ok && slices.Contains(used, ours)
 }
 
 // keepBypass carries the emergency switch over from the old maps. The first four words of control keep their
@@ -71,4 +108,26 @@ func (l *Loader) keepBypass() {
 	}
 	defer w.unmap()
 	atomic.StoreUint32(&l.maps.words.Bypass, atomic.LoadUint32(&w.Bypass))
+}
+
+// emptyTries empties pinned tries that no program reads any more, in batches: the kernel frees a trie in one go,
+// which holds a CPU for 0.4 s a million. Errors cost only that.
+func (d pinDir) emptyTries(o Options) {
+	for _, name := range trieNames {
+		m, err := loadPin(filepath.Join(d.path, name))
+		if err != nil {
+			continue
+		}
+		switch {
+		case m.Type() != ebpf.LPMTrie:
+		case m.KeySize() == 8:
+			err = trie[bpf.KeyV4]{m}.empty(context.Background())
+		case m.KeySize() == 20:
+			err = trie[bpf.KeyV6]{m}.empty(context.Background())
+		}
+		if err != nil {
+			o.Logger.Debug("old trie is freed full", "map", name, "error", err)
+		}
+		_ = m.Close()
+	}
 }

@@ -1,13 +1,14 @@
 package testenv
 
 import (
+	"bufio"
 	"bytes"
 	"errors"
 	"net/netip"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -183,30 +184,46 @@ func TestCloseRemovesEverything(t *testing.T) {
 	}
 }
 
-// TestSweepAfterKill leaves a lab behind as a process killed by SIGKILL does, and finds it swept away.
-func TestSweepAfterKill(t *testing.T) {
+// TestLabsOfKilledProcesses runs a test in a process of its own and ends it in the middle: by SIGINT, after which the
+// process itself cleans up, and by SIGKILL, after which the next lab or sweep does.
+func TestLabsOfKilledProcesses(t *testing.T) {
 	NeedRoot(t)
-	if os.Getenv("TESTENV_LEAVE") != "" {
-		leaveLab(t)
+	if os.Getenv("TESTENV_CHILD") != "" {
+		childWithLab(t)
 	}
-	cmd := exec.Command(os.Args[0], "-test.run=^TestSweepAfterKill$", "-test.v")
-	cmd.Env = append(os.Environ(), "TESTENV_LEAVE=1")
-	out, err := cmd.CombinedOutput()
-	_, dir, found := strings.Cut(string(out), "LAB ")
-	if err == nil || !found {
-		t.Fatalf("child: %v\n%s", err, out)
+	for _, s := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGKILL} {
+		cmd := exec.Command(os.Args[0], "-test.run=^TestLabsOfKilledProcesses$")
+		cmd.Env = append(os.Environ(), "TESTENV_CHILD=1")
+		out, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		line, err := bufio.NewReader(out).ReadString('\n')
+		dir, found := strings.CutPrefix(strings.TrimSpace(line), "LAB ")
+		if err != nil || !found {
+			t.Fatalf("the child said %q (%v)", line, err)
+		}
+		if err := cmd.Process.Signal(s); err != nil {
+			t.Fatal(err)
+		}
+		_ = cmd.Wait()
+		if status := cmd.ProcessState.Sys().(syscall.WaitStatus); !status.Signaled() || status.Signal() != s {
+			t.Errorf("%v: the child ended with %v", s, cmd.ProcessState)
+		}
+		if s == syscall.SIGKILL {
+			if err := Sweep(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		assertGone(t, dir)
 	}
-	dir, _, _ = strings.Cut(dir, "\n")
-	if _, err := os.Stat(filepath.Join(dir, nsDir, "n")); err != nil && !errors.Is(err, os.ErrNotExist) {
-		t.Fatal(err)
-	}
-	if err := Sweep(); err != nil {
-		t.Fatal(err)
-	}
-	assertGone(t, dir)
 }
 
-func leaveLab(t *testing.T) {
+// childWithLab says where its lab is and waits to be killed.
+func childWithLab(t *testing.T) {
 	l := New(t)
 	n, err := l.Namespace("n")
 	if err != nil {
@@ -221,8 +238,6 @@ func leaveLab(t *testing.T) {
 	if _, err := os.Stdout.WriteString("LAB " + l.Dir + "\n"); err != nil {
 		t.Fatal(err)
 	}
-	p, _ := os.FindProcess(os.Getpid())
-	_ = p.Kill()
 	select {}
 }
 

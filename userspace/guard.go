@@ -104,6 +104,12 @@ func covered(s *lists.Snapshot, l lists.List, a netip.Addr, now time.Time) bool 
 // checkLockOut refuses a request that would put a protected address, or the caller's own session, on the drop side.
 // It is asked before anything changes; notes say what an accepted entry will not do.
 func checkLockOut(r control.Request, before *lists.Snapshot, protected []protection, now time.Time) (notes []string, err error) {
+	for _, name := range r.AcceptRisk {
+		if !slices.Contains(knownRisks, name) {
+			return nil, &control.Error{Code: control.CodeInvalid,
+				Message: fmt.Sprintf("unknown risk %s: expected %s", lists.Quote(name), strings.Join(knownRisks, ", "))}
+		}
+	}
 	var dangers []danger
 	what := "change"
 	for _, op := range r.Batch.Ops {

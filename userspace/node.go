@@ -18,6 +18,9 @@ import (
 // bytesPerPrefix is what one prefix takes in a kernel LPM map at a million entries (loader's timing test prints it).
 const bytesPerPrefix = 128
 
+// maxSkew is how far the wall clock may be from the lists' steady clock before status says so.
+const maxSkew = time.Minute
+
 // node is one gateway: it implements control.Backend. Safe for concurrent use.
 type node struct {
 	config  Config
@@ -53,6 +56,7 @@ func (n *node) Apply(ctx context.Context, r control.Request) (control.Reply, err
 			Hint:    "the daemon tries again every second; see: portcullis status",
 		}
 	}
+	notes = append(notes, n.notBlocked(r.Batch, n.store.Snapshot(), now)...)
 	return control.Reply{Result: res, Notes: notes}, nil
 }
 
@@ -125,6 +129,9 @@ func (n *node) Status() control.Status {
 	if failure != nil {
 		bad("kernel: does not enforce generation %d: %s", snap.Generation(), failure)
 	}
+	if skew := n.store.Clock().Skew(); skew.Abs() > maxSkew {
+		s.Warnings = append(s.Warnings, fmt.Sprintf("the wall clock was set %s after this boot: times of entries are off by that, durations are right; a reboot mends it", skew.Round(time.Second)))
+	}
 	bypass, err := n.maps.Bypass()
 	if err != nil {
 		bad("kernel: read bypass: %s", err)
@@ -142,7 +149,11 @@ func (n *node) wireInterface(a loader.Attachment, bad func(string, ...any)) cont
 	w := control.Interface{Name: a.Interface, Mode: string(a.Mode), Frags: a.Frags, Layer3: a.Layer3, Fallback: a.Fallback, Counters: []control.Counter{}}
 	if a.Err != nil {
 		w.Error = a.Err.Error()
-		bad("%s: not protected: %s", a.Interface, a.Err)
+		if protected(a) {
+			bad("%s: %s", a.Interface, a.Err)
+		} else {
+			bad("%s: not protected: %s", a.Interface, a.Err)
+		}
 	}
 	if a.Fallback != "" {
 		bad("%s: generic mode, slower than native: %s", a.Interface, a.Fallback)

@@ -9,6 +9,9 @@ import (
 	"github.com/portcullis/portcullis/userspace/control"
 )
 
+// ErrNotPermitted: root, or the capabilities to load programs, are missing. [Run] wraps it.
+var ErrNotPermitted = loader.ErrNotPermitted
+
 // Detach takes the program off these interfaces (none given: off all) and removes their pins, with or without a
 // daemon. It returns the interfaces it detached, also beside an error. Errors are [*control.Error].
 func Detach(pinDir string, ifaces ...string) ([]string, error) {

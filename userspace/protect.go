@@ -38,6 +38,9 @@ const (
 	riskWide       = "wide-prefix"
 )
 
+// knownRisks are all of them.
+var knownRisks = []string{riskLoopback, riskOwnAddress, riskGateway, riskResolver, riskProxy, riskProtected, riskSSH, riskWide}
+
 // protector finds the protected addresses of this host. Its fields name the files it reads, so that a test can
 // give it others.
 type protector struct {

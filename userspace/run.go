@@ -56,10 +56,11 @@ func Run(ctx context.Context, c Config, version string, log *slog.Logger, ready 
 	defer n.store.Close()
 	n.opened = n.store.Snapshot().Generation()
 
-	server, err := control.New(control.Options{Backend: n, StateDir: c.StateDir, Version: version, Logger: log})
+	server, err := control.New(control.Options{Backend: n, StateDir: c.StateDir, Version: version, Logger: log, Now: n.store.Clock().Now})
 	if err != nil {
 		return fmt.Errorf("open control: %w", err)
 	}
+	defer server.Close()
 	socket, err := control.Listen(c.Socket)
 	if err != nil {
 		return err
@@ -126,13 +127,10 @@ func (n *node) attachAll(ld *loader.Loader) error {
 	var failed []error
 	for _, name := range n.config.Interfaces {
 		a, err := ld.Attach(name)
-		if err != nil {
+		if a.Interface, a.Err = name, err; !protected(a) {
 			failed = append(failed, err)
-			a.Interface, a.Err = name, err
-			n.log.Error("interface is not protected", "interface", name, "error", err)
-		} else {
-			n.logAttached(a)
 		}
+		n.logAttachment(a)
 		all = append(all, a)
 	}
 	n.interfaces.Store(&all)
@@ -142,7 +140,18 @@ func (n *node) attachAll(ld *loader.Loader) error {
 	return nil
 }
 
-func (n *node) logAttached(a loader.Attachment) {
+// protected reports whether packets of the interface are judged: also where the loader complains, of the mode that an
+// earlier daemon attached in.
+func protected(a loader.Attachment) bool { return a.Mode != "" }
+
+func (n *node) logAttachment(a loader.Attachment) {
+	if !protected(a) {
+		n.log.Error("interface is not protected", "interface", a.Interface, "error", a.Err)
+		return
+	}
+	if a.Err != nil {
+		n.log.Warn("interface is protected otherwise than asked for", "interface", a.Interface, "error", a.Err)
+	}
 	n.log.Info("interface is protected", "interface", a.Interface, "mode", a.Mode, "frags", a.Frags, "layer3", a.Layer3, "adopted", a.Adopted)
 	if a.Fallback != "" {
 		n.log.Warn("generic mode, slower than native", "interface", a.Interface, "why", a.Fallback)
@@ -189,11 +198,7 @@ func (n *node) noteAttachments(now []loader.Attachment) {
 		if i >= 0 && (before[i].Err == nil) == (a.Err == nil) && before[i].Index == a.Index {
 			continue
 		}
-		if a.Err != nil {
-			n.log.Error("interface is not protected", "interface", a.Interface, "error", a.Err)
-		} else {
-			n.logAttached(a)
-		}
+		n.logAttachment(a)
 	}
 	n.interfaces.Store(&now)
 }

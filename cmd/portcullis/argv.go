@@ -197,11 +197,30 @@ func (p *parser) finish() error {
 		if !inv.cmd.allows(g.name) {
 			return &usageError{fmt.Sprintf("%s takes no --%s", inv.cmd.name, g.name), seeHelp(inv.cmd)}
 		}
+		if err := checkValue(findFlag(g.name), g.value); err != nil {
+			return err
+		}
 	}
 	if inv.cmd.kind {
 		return checkKind(inv.cmd, inv.args)
 	}
 	return checkArgs(inv.cmd, inv.args)
+}
+
+// checkValue checks what can be checked of a flag's value without knowing the command.
+func checkValue(f *flagDef, value string) error {
+	switch {
+	case f.takes != takesValue:
+	case f.words != nil && !hasWord(f.words, value):
+		return &usageError{fmt.Sprintf("unknown --%s %s: expected %s", f.name, lists.Quote(value), wordList(f.words)), f.help}
+	case value == "":
+		return &usageError{fmt.Sprintf("--%s is empty", f.name), f.help}
+	}
+	return nil
+}
+
+func hasWord(words []word, text string) bool {
+	return slices.ContainsFunc(words, func(w word) bool { return w.text == text })
 }
 
 // askHelp turns "COMMAND ... --help" into "help COMMAND". What else was typed has no effect then.
@@ -256,7 +275,7 @@ func checkArgs(c *command, args []string) error {
 			return &usageError{fmt.Sprintf("surplus argument %s", lists.Quote(v)), usageOf(c)}
 		}
 		a := c.args[place]
-		if a.words != nil && !slices.ContainsFunc(a.words, func(w word) bool { return w.text == v }) {
+		if a.words != nil && !hasWord(a.words, v) {
 			return &usageError{fmt.Sprintf("unknown %s %s: expected %s", strings.ToLower(a.name), lists.Quote(v), wordList(a.words)), usageOf(c)}
 		}
 	}

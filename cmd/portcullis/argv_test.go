@@ -107,6 +107,10 @@ func TestNothingIsSilentlyIgnored(t *testing.T) {
 		"bypass maybe":                               `unknown state "maybe": expected on or off`,
 		"log_level loud":                             `unknown level "loud": expected debug, info, warn or error`,
 		"serve eth0":                                 `surplus argument "eth0"`,
+		"add_blacklist ip 1.1.1.1 --reason=":         `--reason is empty`,
+		"view_blacklist -o xml":                      `unknown --output "xml": expected text or json`,
+		"status --socket=":                           `--socket is empty`,
+		"add_blacklist ip 1.1.1.1 --for=":            `--for is empty`,
 		"serve -u admin":                             `serve takes no --user`,
 	} {
 		_, err := read(t, line)

@@ -1,10 +1,10 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 	"os/signal"
-	"slices"
 	"strings"
 	"syscall"
 
@@ -27,9 +27,11 @@ func runServe(c *call) error {
 	log := slog.New(slog.NewTextHandler(c.err, &slog.HandlerOptions{Level: conf.Level}))
 	ctx, stop := signal.NotifyContext(c.ctx, syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
-	err = userspace.Run(ctx, conf, buildVersion(), log, func() { notify(log, daemon.SdNotifyReady) })
-	notify(log, daemon.SdNotifyStopping)
-	return err
+	context.AfterFunc(ctx, func() {
+		stop() // a second signal ends us at once
+		notify(log, daemon.SdNotifyStopping)
+	})
+	return userspace.Run(ctx, conf, buildVersion(), log, func() { notify(log, daemon.SdNotifyReady) })
 }
 
 // notify tells systemd, if it started us.
@@ -53,8 +55,6 @@ func (c *call) config() (userspace.Config, error) {
 	} {
 		if v := c.cli.String(name); v != "" {
 			*field = v
-		} else if slices.Contains(c.cli.LocalFlagNames(), name) && findFlag(name).env == "" {
-			return conf, &usageError{fmt.Sprintf("--%s is empty", name), seeHelp(c.cmd)}
 		}
 	}
 	if c.cli.IsSet("interface") {

@@ -30,7 +30,7 @@ var exitCodes = []struct {
 	help string
 }{
 	{exitOK, "done; also: already on the list, or a clear that was answered with no"},
-	{exitFailed, "failed: nothing was changed"},
+	{exitFailed, "failed; the error says what, and whether anything is known to have changed"},
 	{exitUsage, "the command line or a value is wrong"},
 	{exitUnreachable, "no daemon answers on the socket"},
 	{exitForbidden, "not permitted: wrong user or password, or root is needed"},
@@ -63,7 +63,7 @@ func report(w io.Writer, err error) int {
 		message, hint, code = wire.Message, wire.Hint, exitCode(wire.Code)
 	case errors.Is(err, lists.ErrInvalid), errors.Is(err, userspace.ErrConfig):
 		code = exitUsage
-	case errors.Is(err, os.ErrPermission):
+	case errors.Is(err, os.ErrPermission), errors.Is(err, userspace.ErrNotPermitted):
 		code = exitForbidden
 	}
 	say(w, "error", message)

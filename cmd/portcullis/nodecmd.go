@@ -80,7 +80,7 @@ func interfaceList(all []control.Interface) string {
 	var shown []string
 	for _, i := range all {
 		mode := i.Mode
-		if i.Error != "" || mode == "" {
+		if mode == "" {
 			mode = "not protected"
 		}
 		shown = append(shown, i.Name+" "+mode)
@@ -170,7 +170,7 @@ func describe(e lists.Event) string {
 	case e.Before != nil:
 		text = fmt.Sprintf("%s deleted from %s%s", e.Before.ID, e.Before.List, details(lists.Entry{Key: e.Before.Key}))
 	case e.Op == lists.OpClear || e.Op == lists.OpClearSources:
-		text = fmt.Sprintf("%s, %d entries deleted", e.Op, e.Count)
+		return fmt.Sprintf("%s cleared, %d entries deleted", cmp.Or(e.Note, "list"), e.Count) // the note names the list and its sources
 	default:
 		text = e.Op.String()
 	}

@@ -282,7 +282,8 @@ func listCommands() []*command {
 				long: []string{
 					"Flags go before KIND or after the values. What stands in a value's place is the value, whatever it begins with.",
 					"Adding what is there already exits 0 and prints: ... already in " + l.word() + ". Where it was there with another " +
-						"end, reason or comment, the new ones replace them: ... updated in " + l.word() + ".",
+						"end, the new end counts (none given: it never ends), and a reason or comment that is given replaces the old one: " +
+						"... updated in " + l.word() + ".",
 				}},
 			&command{name: "view_" + l.word(), group: groupLists, args: filter, flags: viewFlags, run: l.view,
 				short: fmt.Sprintf("Show the %s", l.word()), long: viewLong},

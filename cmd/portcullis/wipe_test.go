@@ -130,3 +130,37 @@ func TestOutputThatCannotBeWrittenIsAnError(t *testing.T) {
 		t.Errorf("code %d, %q", code, errs.String())
 	}
 }
+
+// TestServeIsToldByFlagThenEnvironmentThenFile asks for the configuration that serve would run with.
+func TestServeIsToldByFlagThenEnvironmentThenFile(t *testing.T) {
+	file := t.TempDir() + "/portcullis.toml"
+	text := "interfaces = [\"file0\"]\nmode = \"generic\"\nstate_dir = \"/file/state\"\nsocket = \"/file/sock\"\npin_dir = \"/file/pin\"\n"
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PORTCULLIS_STATE_DIR", "/env/state")
+	t.Setenv("PORTCULLIS_SOCKET", "/env/sock")
+	t.Setenv("PORTCULLIS_PIN_DIR", "")
+	for line, want := range map[string]string{
+		"serve --interface a,b --interface c":                 "[a b c] native-then-generic /env/state /env/sock /sys/fs/bpf/portcullis",
+		"serve --config " + file:                              "[file0] generic /env/state /env/sock /file/pin",
+		"serve --socket /flag --mode native --config " + file: "[file0] native /env/state /flag /file/pin",
+	} {
+		inv, err := read(t, line)
+		if err != nil {
+			t.Fatal(err)
+		}
+		probe := *inv.cmd
+		probe.run = func(c *call) error {
+			conf, err := c.config()
+			if got := fmt.Sprint(conf.Interfaces, " ", conf.Mode, " ", conf.StateDir, " ", conf.Socket, " ", conf.PinDir); got != want {
+				t.Errorf("%s:\n got %s\nwant %s", line, got, want)
+			}
+			return err
+		}
+		s := &streams{in: strings.NewReader(""), out: bufio.NewWriter(io.Discard), err: io.Discard}
+		if err := newApp(s, &probe).RunContext(t.Context(), canonical(inv)); err != nil {
+			t.Error(err)
+		}
+	}
+}

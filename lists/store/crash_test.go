@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -187,6 +188,14 @@ func TestModes(t *testing.T) {
 		}
 		return err
 	})
+	other := t.TempDir() // somebody else's directory is left as it is
+	if err := errors.Join(os.WriteFile(filepath.Join(other, "file"), nil, 0o644), os.Chmod(other, 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	open(t, Options{Dir: other})
+	if info, err := os.Stat(other); err != nil || info.Mode().Perm() != 0o755 {
+		t.Errorf("%v, %v", info.Mode(), err)
+	}
 	if err != nil || files < 5 { // lock, database, WAL, shared memory, copy
 		t.Errorf("%d files, %v", files, err)
 	}

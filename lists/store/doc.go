@@ -13,6 +13,9 @@
 //	snapshots/lists-N.db         verified copies, N being the generation
 //	lists.db.corrupt-TIME        what was set aside; for the admin to look at and delete
 //
+// What it cannot see: damage to the newest part of the WAL after a crash looks to SQLite like changes never made, and
+// they are gone without a word. Values and history are plain text in these files, hence the modes.
+//
 // A store implements the interface that a replicated store will implement later; package storetest holds every
 // implementation to it.
 package store

@@ -102,11 +102,13 @@ func (s *Store) copy(ctx context.Context) {
 	}
 	defer s.leave()
 	err := s.copyOut(ctx)
-	if err == nil || ctx.Err() != nil {
+	if ctx.Err() != nil {
 		return
 	}
-	s.log.Error("snapshot of the lists failed", "error", err)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.health.lastError, s.health.copyFailed = err.Error(), time.Now()
+	if s.health.copyError = ""; err != nil {
+		s.log.Error("snapshot of the lists failed", "error", err)
+		s.health.copyError, s.health.copyFailed = err.Error(), time.Now()
+	}
 }

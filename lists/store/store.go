@@ -1,6 +1,7 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -37,7 +38,8 @@ type Options struct {
 
 	// Check, if set, sees each change before it is made durable, with the snapshot it would lead to, and may
 	// refuse it (capacity, lock-out). changes are those of lists.Applied: after a big clear they lack what the
-	// clear removed, never what is added. It runs inside the writer: it must not call the store.
+	// clear removed, never what is added. It runs inside the writer: it must not call the store. It may be asked
+	// twice about one batch, and about one that then cannot be written.
 	Check func(b lists.Batch, next *lists.Snapshot, changes []lists.Change) error
 
 	Logger *slog.Logger // nil: no log
@@ -88,6 +90,7 @@ type health struct {
 	lastSnapshot time.Time
 	snapshotGen  uint64 // 0: there is none
 	snapshotRows int
+	copyError    string
 	copyFailed   time.Time
 }
 
@@ -113,10 +116,10 @@ func Open(o Options, progress func(done, total int)) (_ *Store, err error) {
 	if o.Clock, err = o.Clock.withDefaults(); err != nil {
 		return nil, err
 	}
-	if err := makeDir(o.Dir); err != nil {
+	if err := makeDir(o.Dir, o.Logger); err != nil {
 		return nil, err
 	}
-	if err := makeDir(filepath.Join(o.Dir, "snapshots")); err != nil {
+	if err := makeDir(filepath.Join(o.Dir, "snapshots"), o.Logger); err != nil {
 		return nil, err
 	}
 	lock, err := lockDir(o.Dir)
@@ -136,16 +139,22 @@ func Open(o Options, progress func(done, total int)) (_ *Store, err error) {
 	return s, nil
 }
 
-// makeDir makes a directory that only its owner can look into, or makes an existing one so.
-func makeDir(dir string) error {
+// makeDir makes a directory that only its owner can look into, or makes an existing one so, unless it holds what
+// is not ours: the files are closed to others in any case.
+func makeDir(dir string, log *slog.Logger) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("make state directory: %w", err)
 	}
 	info, err := os.Stat(dir)
-	if err == nil && info.Mode().Perm()&0o077 != 0 {
-		err = os.Chmod(dir, 0o700)
+	if err != nil || info.Mode().Perm()&0o077 == 0 {
+		return err
 	}
-	if err != nil {
+	_, ours := os.Lstat(filepath.Join(dir, "lists.db"))
+	if names, err := os.ReadDir(dir); ours != nil && (err != nil || len(names) > 0) {
+		log.Warn("state directory is open to others and holds other files: give it one of its own", "path", dir, "mode", info.Mode().Perm())
+		return nil
+	}
+	if err := os.Chmod(dir, 0o700); err != nil {
 		return fmt.Errorf("protect state directory: %w", err)
 	}
 	return nil
@@ -181,8 +190,8 @@ func (s *Store) Status() Status {
 		degraded = append(degraded, fmt.Sprintf("%d automatic changes are enforced but not on disk: %s", s.health.unsaved, s.health.lastError))
 	}
 	st.Degraded = strings.Join(degraded, "; ")
-	if s.health.lastError != "" {
-		st.LastError = s.health.lastError
+	if problem := cmp.Or(s.health.lastError, s.health.copyError); problem != "" {
+		st.LastError = problem
 	}
 	st.LastSnapshot = s.health.lastSnapshot
 	return st

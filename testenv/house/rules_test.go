@@ -147,7 +147,7 @@ func sleeps(f file) (bad []string) {
 func skips(f file) (bad []string) {
 	for _, d := range f.ast.Decls {
 		fn, ok := d.(*ast.FuncDecl)
-		if !ok || strings.EqualFold(fn.Name.Name, "needRoot") && mentions(fn, "REQUIRE_ROOT") {
+		if !ok || strings.HasSuffix(fn.Name.Name, "Root") && mentions(fn, "REQUIRE_ROOT") {
 			continue
 		}
 		ast.Inspect(fn, func(n ast.Node) bool {

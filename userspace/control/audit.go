@@ -30,7 +30,6 @@ type auditLog struct {
 	dir string
 	now func() time.Time
 	log *slog.Logger
-	key []byte // for the marks behind masked secrets
 
 	syncing sync.Mutex // one fsync at a time; taken before mu
 	synced  uint64     // newest write that is durable
@@ -45,30 +44,21 @@ type auditLog struct {
 	count   int    // lines since the log began, over all files
 	pending []hash // of lines that are written, not yet in chain
 	fault   string // what is wrong with the chain
+	unopen  error  // why lines is nil
+	key     []byte // for the marks behind masked secrets
 }
 
-func openAudit(dir string, now func() time.Time, log *slog.Logger) (*auditLog, error) {
-	key, err := loadKey(filepath.Join(dir, auditKey))
-	if err != nil {
-		return nil, err
+// openAudit opens the log of a directory. If that fails, write tries again, and broken tells until it succeeds.
+func openAudit(dir string, now func() time.Time, log *slog.Logger) *auditLog {
+	a := &auditLog{dir: dir, now: now, log: log}
+	a.syncing.Lock()
+	defer a.syncing.Unlock()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if err := a.reopen(); err != nil {
+		a.log.Error("changes are refused: they cannot be audited", "error", err)
 	}
-	a := &auditLog{dir: dir, now: now, log: log, key: key}
-	recovered, err := a.open()
-	if err != nil {
-		return nil, err
-	}
-	if recovered > 0 {
-		line := auditLine{via: via, action: actionRecovered, resources: fmt.Sprintf("user=portcullis lines=%d", recovered)}
-		if err := a.write([]auditLine{line}); err != nil {
-			a.close()
-			return nil, err
-		}
-	}
-	a.log.Info("audit log opened", "lines", a.count, "head", a.head.String())
-	if a.fault != "" {
-		a.log.Error("audit log does not hold", "why", a.fault)
-	}
-	return a, nil
+	return a
 }
 
 // loadKey reads the key of the marks, or makes one.
@@ -83,7 +73,10 @@ func loadKey(path string) ([]byte, error) {
 	// A key of another length is half a file of a crash: new marks do not compare with old ones, nothing else is lost.
 	key = make([]byte, 32)
 	rand.Read(key)
-	return key, replaceFile(path, key, 0o400)
+	if err := replaceFile(path, key, 0o400); err != nil {
+		return nil, err
+	}
+	return key, nil
 }
 
 func (a *auditLog) today() string { return a.now().UTC().Format("2006-01-02") }
@@ -108,6 +101,11 @@ func (a *auditLog) write(lines []auditLine) error {
 func (a *auditLog) append(lines []auditLine) (uint64, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	return a.add(lines)
+}
+
+// add is append for who holds mu.
+func (a *auditLog) add(lines []auditLine) (uint64, error) {
 	if a.lines == nil {
 		return 0, errors.New("audit log is not open")
 	}
@@ -231,17 +229,29 @@ func (a *auditLog) replace() error {
 	return a.reopen()
 }
 
-// reopen opens the present files after a rotation.
+// reopen opens the present files. Both locks are held.
 func (a *auditLog) reopen() error {
 	if a.lines != nil {
 		a.lines.Close()
 		a.chain.Close()
 		a.lines, a.chain = nil, nil
 	}
-	if _, err := a.open(); err != nil {
-		return fmt.Errorf("begin new audit log: %w", err)
+	known := a.fault
+	recovered, err := a.open()
+	if a.unopen = err; err != nil {
+		return fmt.Errorf("open audit log: %w", err)
 	}
-	return nil
+	a.log.Info("audit log opened", "lines", a.count, "head", a.head.String())
+	if a.fault != known {
+		a.log.Error("audit log does not hold", "why", a.fault)
+	}
+	if recovered == 0 {
+		return nil
+	}
+	if _, err = a.add([]auditLine{{via: via, action: actionRecovered, resources: fmt.Sprintf("user=portcullis lines=%d", recovered)}}); err != nil {
+		return err
+	}
+	return a.flush()
 }
 
 // freeSuffix returns ".day", or ".day.N" where an admin has put such a file already.
@@ -267,7 +277,10 @@ func (a *auditLog) openFile(name string) (*os.File, error) {
 func (a *auditLog) broken() string {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.fault == "" {
+	switch {
+	case a.unopen != nil:
+		return "changes are refused, for the audit log cannot be opened: " + a.unopen.Error()
+	case a.fault == "":
 		return ""
 	}
 	return "audit log does not hold: " + a.fault

@@ -36,9 +36,9 @@ func newTestClock() *testClock { return &testClock{now: time.Date(2026, 3, 4, 23
 
 func testAudit(t *testing.T, dir string, now func() time.Time) *auditLog {
 	t.Helper()
-	a, err := openAudit(dir, now, discard())
-	if err != nil {
-		t.Fatal(err)
+	a := openAudit(dir, now, discard())
+	if a.unopen != nil {
+		t.Fatal(a.unopen)
 	}
 	t.Cleanup(func() { a.close() })
 	return a

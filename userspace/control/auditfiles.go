@@ -16,6 +16,11 @@ import (
 // open opens or makes the present files and mends what a crash left: lines without link get one. It returns how
 // many. What cannot be a crash is kept as it is, and becomes the fault.
 func (a *auditLog) open() (recovered int, err error) {
+	if a.key == nil {
+		if a.key, err = loadKey(a.path(auditKey)); err != nil {
+			return 0, err
+		}
+	}
 	if err := a.finishRotation(); err != nil {
 		return 0, err
 	}

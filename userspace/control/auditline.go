@@ -151,7 +151,13 @@ func (a *auditLog) identifier(p *pairs, id lists.ID) {
 }
 
 func (a *auditLog) mask(id lists.ID) string {
-	mac := hmac.New(sha256.New, a.key)
+	a.mu.Lock()
+	key := a.key
+	a.mu.Unlock()
+	if key == nil {
+		return maskText // the log is not open: without a key the mark could be guessed
+	}
+	mac := hmac.New(sha256.New, key)
 	fmt.Fprintf(mac, "%s %q %q", id.Kind, id.Name, id.Value)
 	return maskText + "#" + hex.EncodeToString(mac.Sum(nil)[:4])
 }

@@ -71,11 +71,7 @@ func (s *Server) authenticate(ctx huma.Context, next func(huma.Context)) {
 
 // login checks a password, after the delay that earlier failures of this user from this uid have earned.
 func (s *Server) login(ctx context.Context, p peer, user, password string) *Error {
-	name := user
-	if !s.users.known(user) {
-		name = "" // all unknown names share one delay: they are without number
-	}
-	key := guardKey{user: name, uid: p.uid}
+	key := s.guard.key(user, s.users.known(user), p.uid)
 	if err := s.guard.wait(ctx, key); err != nil {
 		return err
 	}

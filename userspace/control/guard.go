@@ -3,6 +3,7 @@ package control
 import (
 	"context"
 	"fmt"
+	"hash/maphash"
 	"sync"
 	"time"
 )
@@ -20,7 +21,7 @@ const (
 )
 
 type guardKey struct {
-	user string // "" stands for every name that is no account
+	user string // or the number of a bucket: names that are no account are without number
 	uid  int
 }
 
@@ -32,7 +33,8 @@ type guardState struct {
 
 // guard slows down who guesses passwords. Its memory is bounded.
 type guard struct {
-	now func() time.Time
+	now  func() time.Time
+	seed maphash.Seed
 
 	mu      sync.Mutex
 	states  map[guardKey]*guardState
@@ -42,7 +44,16 @@ type guard struct {
 }
 
 func newGuard(now func() time.Time) *guard {
-	return &guard{now: now, states: map[guardKey]*guardState{}}
+	return &guard{now: now, seed: maphash.MakeSeed(), states: map[guardKey]*guardState{}}
+}
+
+// key is what failures are counted under. A name that is no account is slowed down as one that is: who guesses must
+// not learn from delays which names exist.
+func (g *guard) key(user string, known bool, uid int) guardKey {
+	if !known {
+		user = fmt.Sprint("bucket ", maphash.String(g.seed, user)%64) // no account has a space in its name
+	}
+	return guardKey{user: user, uid: uid}
 }
 
 // reserve returns how long this attempt has to wait. Attempts side by side queue up behind each other.

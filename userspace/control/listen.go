@@ -179,8 +179,8 @@ func (l *limitListener) Accept() (net.Conn, error) {
 	}
 }
 
-// turnAway says "try again" to a connection too many. It reads what the peer has sent, so that the peer comes to
-// reading the answer; when too many are being told already, the connection is just closed.
+// turnAway says "try again" to a connection too many. It waits for the request to begin, for a client takes an answer
+// before that for a mistake, and reads what follows; when too many are being told already, it just closes.
 func (l *limitListener) turnAway(c net.Conn) {
 	if l.count.Add(1) > maxTurned {
 		l.count.Add(-1)
@@ -192,6 +192,9 @@ func (l *limitListener) turnAway(c net.Conn) {
 		defer c.Close()
 		const body = `{"code":"failed","message":"too many connections at once","hint":"try again"}` + "\n"
 		_ = c.SetDeadline(time.Now().Add(time.Second))
+		if _, err := c.Read(make([]byte, 1)); err != nil {
+			return
+		}
 		_, err := fmt.Fprintf(c, "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nRetry-After: 1\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s",
 			len(body), body)
 		if u, ok := c.(*net.UnixConn); ok && err == nil {

@@ -206,6 +206,49 @@ func TestEndFinishesWhatItBegan(t *testing.T) {
 	}
 }
 
+// TestEndDoesNotHang: a backend that cannot finish any more is told so in time.
+func TestEndDoesNotHang(t *testing.T) {
+	b := &stuck{controltest.NewBackend(), make(chan struct{})}
+	dir := shortDir(t)
+	s, err := control.New(control.Options{Backend: b, StateDir: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	l, err := control.Listen(filepath.Join(dir, "s"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	ended, answered := make(chan error, 1), make(chan error, 1)
+	go func() { ended <- s.Serve(ctx, l) }()
+	go func() {
+		c := &control.Client{Socket: filepath.Join(dir, "s"), User: "admin", Password: "admin"}
+		_, err := c.Apply(context.Background(), addIP)
+		answered <- err
+	}()
+	<-b.begun
+	stop()
+	if e := wantError(t, <-answered, control.CodeFailed); !strings.Contains(e.Message, "never enforced") {
+		t.Errorf("the caller got %v", e)
+	}
+	if err := <-ended; err != nil {
+		t.Errorf("serve: %v", err)
+	}
+}
+
+// stuck is a backend whose changes end only with their context.
+type stuck struct {
+	*controltest.Backend
+	begun chan struct{}
+}
+
+func (s *stuck) Apply(ctx context.Context, _ control.Request) (control.Reply, error) {
+	close(s.begun)
+	<-ctx.Done()
+	return control.Reply{}, &control.Error{Code: control.CodeFailed, Message: "never enforced"}
+}
+
 // BenchmarkListMillion streams a million entries from server to client in one process.
 func BenchmarkListMillion(b *testing.B) {
 	backend := controltest.NewBackend()

@@ -39,6 +39,7 @@ func wantError(t *testing.T, err error, code control.Code) *control.Error {
 }
 
 func TestRoundTrip(t *testing.T) {
+	needRoot(t) // for the source abs_detected
 	ctx := context.Background()
 	backend := controltest.NewBackend()
 	c := controltest.Serve(t, backend, control.Options{})

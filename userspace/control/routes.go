@@ -145,8 +145,9 @@ func (s *Server) audited(ctx context.Context, r Request, ops []Operation) (reply
 			s.log.Error("cannot audit that a change failed", "error", werr)
 		}
 	}()
-	// A change that is on record is carried through, whether or not the client waits for it.
-	return s.backend.Apply(context.WithoutCancel(ctx), r)
+	ctx, cancel := unhurried(ctx)
+	defer cancel()
+	return s.backend.Apply(ctx, r)
 }
 
 type listInput struct {

@@ -24,7 +24,7 @@ type Options struct {
 	StateDir string // users.json, audit.log and their companions; made with mode 0700 if missing
 	Version  string
 	Logger   *slog.Logger     // nil: says nothing
-	Now      func() time.Time // nil: time.Now
+	Now      func() time.Time // the clock that entries' ends are kept on; nil: time.Now
 }
 
 // Server answers the control API. Safe for concurrent use.
@@ -44,7 +44,9 @@ type Server struct {
 // New reads users and audit log from the state directory, making the account admin/admin if there is none. Both
 // are files of this process alone: the caller holds the directory's lock.
 //
-// A users.json that cannot be read is no error: passwords are refused, root still works, and Status warns.
+// What is wrong with these files keeps no node from enforcing. With a users.json that cannot be read passwords are
+// refused and root still works; with an audit log that cannot be opened (disk full) changes are refused and views
+// still work. Status warns of both, and the audit log is tried again at each change.
 func New(o Options) (*Server, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
@@ -55,10 +57,7 @@ func New(o Options) (*Server, error) {
 	if err := os.MkdirAll(o.StateDir, 0o700); err != nil {
 		return nil, fmt.Errorf("make state directory: %w", err)
 	}
-	audit, err := openAudit(o.StateDir, o.Now, o.Logger)
-	if err != nil {
-		return nil, fmt.Errorf("open audit log: %w", err)
-	}
+	audit := openAudit(o.StateDir, o.Now, o.Logger)
 	s := &Server{
 		backend: o.Backend, version: o.Version, log: o.Logger, now: o.Now,
 		users: openUsers(o.StateDir, o.Logger), audit: audit, guard: newGuard(o.Now),
@@ -124,20 +123,26 @@ const (
 	bodyTimeout   = 30 * time.Second
 	stallTimeout  = 10 * time.Second // a write that makes no progress
 	idleTimeout   = 30 * time.Second
-	endTimeout    = 30 * time.Second // how long Serve waits for running calls
+	endGrace      = 5 * time.Second  // after the end: until the contexts of changes that still run end too
+	endTimeout    = 10 * time.Second // after the end: how long Serve waits for running calls
 	maxHeader     = 16 << 10
 	bigBody       = 1 << 20 // of these only a few are read at once
 	bigAtOnce     = 2
 )
 
-// Serve answers on l, which must be a unix socket, until ctx ends; then it takes no new calls and waits up to 30 s
-// for those it began. It closes l. It returns nil when ctx ended and everything was finished.
+// Serve answers on l, which must be a unix socket, until ctx ends; then it takes no new calls and waits up to 10 s
+// for those it began; after 5 s the contexts of changes end. It closes l. It returns nil when ctx ended and everything was finished.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	if n := l.Addr().Network(); n != "unix" {
 		l.Close()
 		return fmt.Errorf("serve control API on %s: only unix sockets", n)
 	}
+	changes, cancel := context.WithCancel(context.Background())
+	defer cancel()
 	srv := &http.Server{
+		BaseContext: func(net.Listener) context.Context {
+			return context.WithValue(context.Background(), changesKey{}, changes)
+		},
 		Handler:           s.handler,
 		ReadHeaderTimeout: headerTimeout,
 		IdleTimeout:       idleTimeout,
@@ -147,8 +152,9 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	}
 	ended := make(chan error, 1)
 	stop := context.AfterFunc(ctx, func() {
-		late, cancel := context.WithTimeout(context.Background(), endTimeout)
-		defer cancel()
+		late, done := context.WithTimeout(context.Background(), endTimeout)
+		defer done()
+		defer time.AfterFunc(endGrace, cancel).Stop()
 		err := srv.Shutdown(late)
 		if err != nil {
 			srv.Close()
@@ -191,6 +197,21 @@ func (s *Server) recovered(next http.Handler) http.Handler {
 		}()
 		next.ServeHTTP(out, r.WithContext(context.WithValue(r.Context(), writerKey{}, out)))
 	})
+}
+
+// changesKey leads to the context that bounds changes; see unhurried.
+type changesKey struct{}
+
+// unhurried is ctx without its end: a change that is on record is carried through, whether or not its caller waits
+// for it. It ends when Serve cannot wait any longer.
+func unhurried(ctx context.Context) (context.Context, context.CancelFunc) {
+	out, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	changes, ok := ctx.Value(changesKey{}).(context.Context)
+	if !ok {
+		return out, cancel
+	}
+	stop := context.AfterFunc(changes, cancel)
+	return out, func() { stop(); cancel() }
 }
 
 type writerKey struct{}

@@ -265,6 +265,44 @@ func TestUnauditedIsRefused(t *testing.T) {
 	}
 }
 
+// TestAuditCannotBeOpened: the node starts and shows its lists, refuses changes, says why, and recovers by itself.
+func TestAuditCannotBeOpened(t *testing.T) {
+	ctx := context.Background()
+	dir := t.TempDir()
+	if err := os.Mkdir(filepath.Join(dir, "audit.log"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	c := controltest.Serve(t, controltest.NewBackend(), control.Options{StateDir: dir})
+	secret := []control.Operation{{Op: "add", List: "blacklist", Kind: "token", Value: "secret"}}
+	_, err := c.Apply(ctx, secret)
+	wantError(t, err, control.CodeFailed)
+	warned := func() bool {
+		st, err := c.Status(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.Contains(strings.Join(st.Warnings, " "), "changes are refused")
+	}
+	if !warned() {
+		t.Error("status does not warn")
+	}
+	if got := collect(t, c.List(ctx, lists.Blacklist)); len(got) != 0 {
+		t.Errorf("the refused entry is listed: %v", got)
+	}
+	if _, err := c.VerifyAudit(ctx); err == nil {
+		t.Error("an audit log that is not open was verified")
+	}
+	if err := os.Remove(filepath.Join(dir, "audit.log")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Apply(ctx, secret); err != nil {
+		t.Errorf("after it could be opened: %v", err)
+	}
+	if n, err := c.VerifyAudit(ctx); err != nil || n != 1 || warned() {
+		t.Errorf("%d lines, %v, warned %v", n, err, warned())
+	}
+}
+
 // TestConcurrentCalls: many callers at once, changes and views, over one server.
 func TestConcurrentCalls(t *testing.T) {
 	ctx := context.Background()

@@ -49,11 +49,7 @@ func TestAuditTampering(t *testing.T) {
 				t.Fatal(err)
 			}
 			tt.tamper(t, dir)
-			b, err := openAudit(dir, clock.Now, discard())
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer b.close()
+			b := testAudit(t, dir, clock.Now)
 			if b.broken() == "" {
 				t.Error("open did not notice")
 			}

@@ -74,7 +74,7 @@ type Reply struct {
 // Backend is the node behind the API. Its methods are called from many goroutines at once.
 type Backend interface {
 	// Apply makes the change durable and enforced. Errors are *Error. The context does not end when the client
-	// goes away: a change that was begun is finished, and audited as it ended.
+	// goes away: a change that was begun is finished, and audited as it ended. It ends some seconds after Serve's.
 	Apply(ctx context.Context, r Request) (Reply, error)
 	Snapshot() *lists.Snapshot
 	Status() Status

@@ -302,7 +302,12 @@ func (u *users) set(ctx context.Context, name, password string) error {
 	u.mu.Unlock()
 	next[name] = a
 	if broken {
-		if err := os.Rename(u.path, u.path+".broken"); err != nil && !errors.Is(err, os.ErrNotExist) {
+		// A second name, not another one: without a users.json the next start would make admin/admin.
+		err := ignoreMissing(os.Remove(u.path + ".broken"))
+		if err == nil {
+			err = ignoreMissing(os.Link(u.path, u.path+".broken"))
+		}
+		if err != nil {
 			return &Error{Code: CodeFailed, Message: "set corrupt users.json aside: " + err.Error()}
 		}
 	}

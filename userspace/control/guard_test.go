@@ -1,0 +1,83 @@
+package control
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"time"
+)
+
+func TestGuardDelays(t *testing.T) {
+	clock := newTestClock()
+	g := newGuard(clock.Now)
+	k := g.key("admin", true, 1000)
+	for i := range freeFailures {
+		if d := g.reserve(k); d != 0 {
+			t.Fatalf("attempt %d waits %v", i+1, d)
+		}
+		g.failed(k)
+	}
+	want := firstDelay
+	for i := range 8 {
+		d := g.reserve(k)
+		if d != want {
+			t.Fatalf("attempt %d waits %v, want %v", freeFailures+i+1, d, want)
+		}
+		clock.add(d)
+		g.failed(k)
+		if want = min(want*2, mostDelay); i == 0 {
+			want = firstDelay // the delay after a reserved attempt counts the failures before it
+		}
+	}
+	if d := g.reserve(g.key("admin", true, 1001)); d != 0 {
+		t.Errorf("another uid waits %v", d)
+	}
+	if d := g.reserve(g.key("other", true, 1000)); d != 0 {
+		t.Errorf("another user waits %v", d)
+	}
+
+	// Attempts side by side queue up; a long queue is refused, and refused attempts make it no longer.
+	last, refused := time.Duration(0), 0
+	for range 100 {
+		d := g.reserve(k)
+		if d < last {
+			t.Fatalf("attempt waits %v, the one before %v", d, last)
+		}
+		if last = d; d > mostWait {
+			refused++
+		}
+	}
+	if last > mostWait+mostDelay || refused < 90 {
+		t.Errorf("the last of the queue waits %v, %d refused", last, refused)
+	}
+	if err := g.wait(context.Background(), k); err == nil || err.Code != CodeForbidden {
+		t.Errorf("wait at the end of the queue: %v", err)
+	}
+	clock.add(forgetAfter + time.Minute)
+	if d := g.reserve(k); d != 0 {
+		t.Errorf("after %v it still waits %v", forgetAfter, d)
+	}
+}
+
+// TestGuardIsBounded: names and uids without number make it no larger.
+func TestGuardIsBounded(t *testing.T) {
+	clock := newTestClock()
+	g := newGuard(clock.Now)
+	for i := range 20_000 {
+		g.failed(g.key(fmt.Sprint("user", i), false, 0))
+		clock.add(time.Millisecond)
+	}
+	if n := len(g.states); n > 64 {
+		t.Errorf("unknown names take %d places", n)
+	}
+	for i := range 5 * maxGuarded {
+		g.failed(g.key("admin", true, i))
+		clock.add(time.Millisecond)
+	}
+	if n := len(g.states); n > maxGuarded {
+		t.Errorf("%d places are taken", n)
+	}
+	if _, ok := g.states[g.key("admin", true, 5*maxGuarded-1)]; !ok {
+		t.Error("the newest failure was forgotten first")
+	}
+}
