@@ -4,6 +4,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 
+#include "check.h"
 #include "parse.h"
 
 char LICENSE[] SEC("license") = "GPL";
