@@ -33,6 +33,8 @@ func (m *memory) Segment(int) ([]uint64, error) {
 	return make([]uint64, SegmentWords), nil
 }
 
+func (m *memory) Gate() []uint64 { return make([]uint64, GateWords) }
+
 func (m *memory) Wait() {
 	m.waits++
 	if m.wait != nil {
@@ -301,9 +303,14 @@ func (o *observer) look(t *testing.T) {
 			hit = 1
 		}
 		o.hits[i][hit] = true
+		if !o.x.gated(a >> 12) {
+			o.cells[i] = append(o.cells[i], 0)
+		}
 		if !slices.Contains(o.cells[i], cell) {
 			o.cells[i] = append(o.cells[i], cell)
 		}
+		slices.Sort(o.cells[i])
+		o.cells[i] = slices.Compact(o.cells[i])
 		for _, c := range o.cells[i] {
 			for h := range 2 {
 				if !o.hits[i][h] {
