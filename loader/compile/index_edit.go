@@ -119,14 +119,15 @@ func (e *editor) whole(number uint32, c class) {
 	e.flush() // old is asked in ascending order
 	x := e.x
 	was, now := atomic.LoadUint64(x.cell(number)), c.code()*ones
-	plain := was == 0 && !e.old.any(uint64(number)<<12, uint64(number+1)<<12) || was == codeDrop*ones || was == codeAsk*ones
+	from, to := uint64(number)<<12, uint64(number+1)<<12
+	plain := was == 0 && !e.old.any(from, to) || was == codeDrop*ones || was == codeAsk*ones
 	switch {
 	case plain && was == now:
 	case plain && c == classDrop && e.removing:
 		e.skipped = true
 	case plain:
 		if c == classPass {
-			x.clean()
+			x.clean(from, to)
 		}
 		x.storeCell(number, now)
 	default:
@@ -193,7 +194,7 @@ func (e *editor) hosts(was uint64, at uint32, w *want) (inside drops, ok bool) {
 			w.code = codeLeaf
 		}
 		if w.code == codeHosts {
-			x.clean()
+			x.clean(uint64(block)<<8, uint64(block+1)<<8)
 		}
 		return inside, true
 	}
