@@ -72,7 +72,7 @@ func TestAdopt(t *testing.T) {
 	}
 	// The other build's maps are not for this one.
 	_, err = OpenMaps(Options{PinDir: g.pins, layout: layout2})
-	wantErr(t, err, ErrLayout, "layout 1", "this build has 2")
+	wantErr(t, err, ErrLayout, fmt.Sprintf("layout %d", bpf.Layout), fmt.Sprintf("this build has %d", bpf.Layout+1))
 }
 
 // TestTakeOverAll: a daemon with maps of its own takes over the interfaces that it is not told about, too; and one
