@@ -152,7 +152,7 @@ func (m *Maps) beginIndex() *newIndex {
 }
 
 func (b *newIndex) add(p netip.Prefix, c compile.Cell) {
-	if !p.Addr().Is4() {
+	if !p.Addr().Is4() || b.m.lookup == LookupLPM {
 		return
 	}
 	b.filling.Add(p, c, b.m.soon)
@@ -167,10 +167,13 @@ func (b *newIndex) finish() (flip func() (after func() error), err error) {
 	if err := n.clear(side); err != nil {
 		return nil, err
 	}
+	var x *compile.Index
 	s := &space{outer: n.outer, spec: n.spec, side: side, gate: n.gates[side*compile.GateWords:][:compile.GateWords]}
-	x, err := b.filling.Index(s, rand.Uint64())
-	if err == nil {
-		err = s.publish()
+	if b.m.lookup != LookupLPM {
+		x, err = b.filling.Index(s, rand.Uint64())
+		if err == nil {
+			err = s.publish()
+		}
 	}
 	if err != nil {
 		s.free()

@@ -271,7 +271,7 @@ func TestLookupLPM(t *testing.T) {
 	}
 	s, err := j.l.Maps().Index()
 	must(t, err)
-	if s.Checked != 0 {
+	if s.Checked != 0 || s.Bytes != 0 {
 		t.Errorf("%+v", s)
 	}
 }

@@ -150,6 +150,9 @@ func (n *node) Status() control.Status {
 
 // checkIndex says what is wrong with the kernel's index over the tries.
 func (n *node) checkIndex(bad func(string, ...any)) {
+	if n.config.Lookup == string(loader.LookupLPM) {
+		return
+	}
 	x, err := n.maps.Index()
 	switch {
 	case err != nil:
