@@ -3,6 +3,7 @@ package scenario
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/portcullis/portcullis/lists"
 	"github.com/portcullis/portcullis/lists/store"
+	"github.com/portcullis/portcullis/testenv"
 	"github.com/portcullis/portcullis/userspace/control"
 )
 
@@ -34,29 +36,43 @@ func TestMillion(t *testing.T) {
 	r.blocked(r.Client, ipv4...)
 	r.reach(r.Another)
 
+	const adds = 1000
+	r.timeAdds("while the first copy is made", million, adds)
+	testenv.Eventually(t, time.Minute, "a verified copy of the lists", func() error {
+		copies, err := filepath.Glob(filepath.Join(r.daemon.StateDir, "snapshots", "lists-*.db"))
+		if err == nil && len(copies) == 0 {
+			err = errors.New("none yet")
+		}
+		return err
+	})
+	r.timeAdds("otherwise", million+adds, adds)
+	s, err := r.daemon.Status()
+	r.must(err)
+	if s.Entries["blacklist"] != million+2*adds+1 || s.Generation.Kernel != s.Generation.Store || len(s.Degraded) != 0 {
+		t.Errorf("%d entries, kernel generation %d, store %d, degraded %q", s.Entries["blacklist"], s.Generation.Kernel, s.Generation.Store, s.Degraded)
+	}
+	r.viewMillion(million + 2*adds + 1)
+}
+
+// timeAdds adds one address after the other, and fails if that is far slower than promised.
+func (r *rig) timeAdds(when string, first, n int) {
+	r.t.Helper()
 	cl := control.Client{Socket: r.daemon.Socket}
 	var each []time.Duration
-	const adds = 1000
-	for i := range adds {
+	for i := range n {
 		began := time.Now()
 		_, err := cl.Apply(context.Background(), []control.Operation{
-			{Op: "add", List: "blacklist", Kind: "ip", Value: address(million + i)},
+			{Op: "add", List: "blacklist", Kind: "ip", Value: address(first + i)},
 		})
 		r.must(err)
 		each = append(each, time.Since(began))
 	}
 	slices.Sort(each)
-	t.Logf("one add, durable and enforced: p50 %v, p99 %v, worst %v",
-		each[adds/2].Round(10*time.Microsecond), each[adds*99/100].Round(10*time.Microsecond), each[adds-1].Round(10*time.Microsecond))
-	if p99 := each[adds*99/100]; p99 > 100*time.Millisecond {
-		t.Errorf("p99 of an add is %v", p99)
+	r.t.Logf("one add, durable and enforced, %s: p50 %v, p99 %v, worst %v", when,
+		each[n/2].Round(10*time.Microsecond), each[n*99/100].Round(10*time.Microsecond), each[n-1].Round(10*time.Microsecond))
+	if p99 := each[n*99/100]; p99 > 150*time.Millisecond {
+		r.t.Errorf("p99 of an add is %v", p99)
 	}
-	s, err := r.daemon.Status()
-	r.must(err)
-	if s.Entries["blacklist"] != million+adds+1 || s.Generation.Kernel != s.Generation.Store || len(s.Degraded) != 0 {
-		t.Errorf("%d entries, kernel generation %d, store %d, degraded %q", s.Entries["blacklist"], s.Generation.Kernel, s.Generation.Store, s.Degraded)
-	}
-	r.viewMillion(million + adds + 1)
 }
 
 // fill puts that many addresses and the client's on the blacklist before there is a daemon.
