@@ -213,6 +213,7 @@ func (m *Maps) makeRoom() {
 
 func (m *Maps) rebuild() error {
 	b := m.beginIndex()
+	b.filling.Expect(m.index.x.Hosts())
 	for p, c := range m.index.table.All() {
 		b.add(p, c)
 	}

@@ -191,7 +191,10 @@ func TestIndexEndsOnTime(t *testing.T) {
 				}
 			}
 			before, after, renewed := 0, 0, time.Now()
-			for after < 50 {
+			for deadline := end.Add(10 * time.Second); after < 50; time.Sleep(5 * time.Millisecond) {
+				if time.Now().After(deadline) {
+					t.Fatalf("%d packets judged in the 10 s after the end", after)
+				}
 				if alive && time.Since(renewed) > time.Second {
 					must(t, m.Renew())
 					renewed = time.Now()
@@ -215,7 +218,6 @@ func TestIndexEndsOnTime(t *testing.T) {
 						}
 					}
 				}
-				time.Sleep(5 * time.Millisecond)
 			}
 			s, err := m.Index()
 			must(t, err)
