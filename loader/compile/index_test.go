@@ -165,7 +165,7 @@ func (f *feed) change(t *testing.T) lists.Change {
 
 // TestIndexFollowsTheTable changes random lists, and compares after every change at every edge.
 func TestIndexFollowsTheTable(t *testing.T) {
-	rounds, changes := 4, 100
+	rounds, changes := 3, 80
 	if testing.Short() {
 		rounds, changes = 2, 30
 	}
@@ -226,7 +226,7 @@ func TestIndexFollowsTheTable(t *testing.T) {
 // TestIndexReadersSeeOldOrNew looks at the index after every single store of a change, and also as a reader does
 // that read bucket and cell at different moments, any two between which there was no wait.
 func TestIndexReadersSeeOldOrNew(t *testing.T) {
-	rounds := 100
+	rounds := 60
 	if testing.Short() {
 		rounds = 2
 	}
