@@ -1,0 +1,98 @@
+/* SPDX-License-Identifier: GPL-2.0 OR Apache-2.0 */
+/*
+ * The verdict on an IPv4 source without a walk: the bucket and the cell are two loads that do not depend on each
+ * other, a dense /24 needs a third. No loop and no helper: lookups in arrays, also in arrays of maps, are compiled
+ * into the program.
+ */
+#ifndef INDEX_H
+#define INDEX_H
+
+#include "maps.h"
+
+enum answer {
+	ANSWER_PASS,
+	ANSWER_DROP,
+	ANSWER_ASK,
+};
+
+static __always_inline const struct line *index_line(__u32 slot, __u32 line)
+{
+	void *segment = bpf_map_lookup_elem(&index_v4, &slot);
+
+	return segment ? bpf_map_lookup_elem(segment, &line) : NULL;
+}
+
+/* A bijection of the 32-bit numbers, so that bucket and tag together are the address. */
+static __always_inline __u32 mix(const struct index_side *side, __u32 source)
+{
+	source *= side->multiply[0];
+	source ^= source >> 15;
+	source *= side->multiply[1];
+	return source ^ source >> 13;
+}
+
+/* Whether one of four 16-bit lanes is zero: exact, though not about which. */
+static __always_inline __u64 zero_lane(__u64 lanes)
+{
+	return (lanes - 0x0001000100010001ULL) & ~lanes & 0x8000800080008000ULL;
+}
+
+static __always_inline bool in_bucket(const struct line *bucket, __u32 mixed)
+{
+	__u64 tag = (mixed & 0xffff) * 0x0001000100010001ULL;
+	const __u64 *words = bucket->words;
+
+	if (!tag)
+		return false; /* it would find every free place */
+	return (zero_lane(words[0] ^ tag) | zero_lane(words[1] ^ tag) | zero_lane(words[2] ^ tag) |
+		zero_lane(words[3] ^ tag) | zero_lane(words[4] ^ tag) | zero_lane(words[5] ^ tag) |
+		zero_lane(words[6] ^ tag) | zero_lane(words[7] ^ tag)) != 0;
+}
+
+/* How many of the codes below a /24 (at bits 0, 2, 4, ... of codes) have a leaf. */
+static __always_inline __u32 leaves_below(__u32 codes, __u32 at)
+{
+	__u32 n = codes & codes >> 1 & 0x55555555 & ((1u << at) - 1);
+
+	n = (n & 0x33333333) + (n >> 2 & 0x33333333);
+	n = (n + (n >> 4)) & 0x0f0f0f0f;
+	return n * 0x01010101 >> 24;
+}
+
+static __always_inline enum answer in_leaf(__u32 first, __u32 leaf, __u32 source)
+{
+	const struct line *line =
+		index_line(first + SLOT_LEAVES + (leaf >> 16 & 0xff), leaf >> 1 & (SEGMENT_LINES - 1));
+
+	if (!line)
+		return ANSWER_ASK;
+	return line->words[(leaf & 1) << 2 | (source >> 6 & 3)] >> (source & 63) & 1 ? ANSWER_DROP : ANSWER_PASS;
+}
+
+/* source is in host order. */
+static __always_inline enum answer ask_index(const struct control_words *words, __u32 source)
+{
+	__u32 which = words->index & 1, first = which * INDEX_SLOTS, at = source >> 7 & 30;
+	const struct index_side *side = &words->sides[which];
+	__u32 mixed = mix(side, source), bucket = (mixed >> (side->shift & 31)) & 0x3fffff;
+	const struct line *cells, *hosts;
+	__u64 cell;
+
+	cells = index_line(first + SLOT_CELLS + (source >> 30), source >> 15 & (SEGMENT_LINES - 1));
+	hosts = index_line(first + SLOT_BUCKETS + (bucket >> 15), bucket & (SEGMENT_LINES - 1));
+	if (!cells || !hosts)
+		return ANSWER_ASK;
+	cell = cells->words[source >> 12 & 7];
+	switch ((__u32)cell >> at & 3) {
+	case CODE_HOSTS:
+		return in_bucket(hosts, mixed) ? ANSWER_DROP : ANSWER_PASS;
+	case CODE_DROP:
+		return ANSWER_DROP;
+	case CODE_LEAF:
+		return in_leaf(first, (cell >> 32) + leaves_below(cell, at), source);
+	default:
+		return ANSWER_ASK;
+	}
+}
+
+#endif
