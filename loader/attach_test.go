@@ -302,6 +302,40 @@ func TestReconcileRenamed(t *testing.T) {
 	}
 }
 
+// TestReconcileRenamedBack: an interface that gets its name back from one that is gone has its pins, so that counters
+// are its own and Detach is not undone.
+func TestReconcileRenamedBack(t *testing.T) {
+	for _, reconciled := range []bool{true, false} { // between the last rename and Detach
+		g := newGateway(t)
+		l := open(t, Options{PinDir: g.pins})
+		replace(t, l.Maps(), 1, list)
+		_, err := l.Attach("gw")
+		must(t, err)
+		renameLink(t, "gw", "old0")
+		l.Reconcile()
+		veth(t, "gw", "other", 1500)
+		l.Reconcile()
+		removeLink(t, "gw")
+		renameLink(t, "old0", "gw")
+		if reconciled {
+			if got := l.Reconcile()[0]; got.Err != nil || got.Mode != ModeNative {
+				t.Errorf("renamed back: %+v", got)
+			}
+			if got, err := l.dir.links(); err != nil || fmt.Sprint(got) != "[gw]" {
+				t.Errorf("pinned: %v, %v", got, err)
+			}
+		}
+		done, err := Detach(g.pins, "gw")
+		if err != nil || len(done) != 1 {
+			t.Errorf("detach: %v, %v", done, err)
+		}
+		if got := l.Reconcile()[0]; !errors.Is(got.Err, ErrDetached) {
+			t.Errorf("detached: %+v", got)
+		}
+		removeLink(t, "gw")
+	}
+}
+
 func renameLink(t testing.TB, from, to string) {
 	t.Helper()
 	l, err := netlink.LinkByName(from)

@@ -79,7 +79,24 @@ func (d pinDir) detach(iface string, isPin bool) error {
 	if err := ln.Detach(); err != nil && !errors.Is(err, unix.ENOLINK) {
 		return permission(err)
 	}
-	return d.removeInterface(pin)
+	if err := d.removeInterface(pin); err != nil || pin == iface {
+		return err
+	}
+	return d.removeDead(iface)
+}
+
+// removeDead removes the pins of an interface that is gone: a daemon would take it for one to attach again.
+func (d pinDir) removeDead(iface string) error {
+	all, err := d.inspect()
+	if err != nil {
+		return err
+	}
+	for _, p := range all {
+		if p.pin == iface && !p.alive {
+			return d.removeInterface(iface)
+		}
+	}
+	return nil
 }
 
 // removeIfUnused removes everything else when no link is left and no daemon has the directory.

@@ -44,7 +44,7 @@ func (l *Loader) reconcile(r *remembered) {
 	if r.Err != nil && r.failed == d {
 		return
 	}
-	if pin != "" && r.attached {
+	if pin == r.Interface && r.attached {
 		r.Index, r.Mode, r.Err = d.index, d.mode, nil
 		return
 	}
@@ -54,6 +54,10 @@ func (l *Loader) reconcile(r *remembered) {
 		return
 	}
 	defer unlock()
+	if pin != "" && r.attached { // renamed back: counters and Detach go by the pin of its name
+		r.Index, r.Mode, r.Err = d.index, d.mode, l.dir.followNames()
+		return
+	}
 	if r.attached && !exists(l.dir.link(r.Interface)) {
 		r.Attachment = Attachment{
 			Interface: r.Interface, Index: d.index, Layer3: r.Layer3,

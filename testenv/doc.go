@@ -6,6 +6,6 @@
 // processes in its namespaces, unmounts, and removes the directory; nothing else on the host is touched. A test that
 // fails, panics or is interrupted closes its lab too, and what a killed one leaves behind the next lab removes.
 //
-// Needs root (CAP_SYS_ADMIN, CAP_NET_ADMIN, CAP_NET_RAW). Only tests and the demo may import it, and it imports
+// Needs root (CAP_SYS_ADMIN, CAP_NET_ADMIN, CAP_NET_RAW). Only tests, the demo and the benchmark may import it, and it imports
 // nothing of ours, so that every package's tests can.
 package testenv

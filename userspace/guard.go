@@ -69,36 +69,45 @@ func short(p netip.Prefix) string {
 	return p.String()
 }
 
-// verdict is what the lists of s do to an address: the same answer as lists.Match, by one look-up a prefix length
-// instead of a walk over every entry.
-func verdict(s *lists.Snapshot, a netip.Addr, now time.Time) lists.Verdict {
-	if covered(s, lists.Whitelist, a, now) {
-		return lists.PassWhitelisted
+// eternal is later than every end.
+var eternal = time.Unix(1<<40, 0)
+
+// firstDrop is when the lists of s begin to drop an address if nobody changes them: now, when the whitelist entries
+// over it have ended but not those of the blacklist, or eternal.
+func firstDrop(s *lists.Snapshot, a netip.Addr, now time.Time) time.Time {
+	passed, dropped := latestEnd(s, lists.Whitelist, a), latestEnd(s, lists.Blacklist, a)
+	if passed.Before(now) {
+		passed = now
 	}
-	if covered(s, lists.Blacklist, a, now) {
-		return lists.Drop
+	if !s.Settings().Firewall || !dropped.After(passed) {
+		return eternal
 	}
-	return lists.Pass
+	return passed
 }
 
-func covered(s *lists.Snapshot, l lists.List, a netip.Addr, now time.Time) bool {
+// latestEnd is when the last entry of the list over an address ends: the zero time if there is none. One look-up a
+// prefix length instead of a walk over every entry.
+func latestEnd(s *lists.Snapshot, l lists.List, a netip.Addr) (latest time.Time) {
 	a = a.Unmap()
 	for bits := a.BitLen(); bits >= 0; bits-- {
 		prefix, err := a.Prefix(bits)
 		if err != nil {
-			return false
+			return latest
 		}
 		id, ok := lists.PrefixID(prefix)
 		if !ok {
-			return false
+			return latest
 		}
 		for _, e := range s.Find(l, id) {
-			if !e.Expired(now) {
-				return true
+			switch {
+			case e.Expires.IsZero():
+				return eternal
+			case e.Expires.After(latest):
+				latest = e.Expires
 			}
 		}
 	}
-	return false
+	return latest
 }
 
 // checkLockOut refuses a request that would put a protected address, or the caller's own session, on the drop side.
@@ -130,8 +139,8 @@ func checkLockOut(r control.Request, before *lists.Snapshot, protected []protect
 	return notes, refuse(what, dangers, r.AcceptRisk)
 }
 
-// sessionDanger tells whether the batch turns the address of the caller's own session from passed to dropped,
-// by whatever operation: an add, a whitelist entry taken away, the firewall switched on.
+// sessionDanger tells whether the batch has the address of the caller's own session dropped, now or sooner than it
+// would be, by whatever operation: an add, a whitelist entry taken away or given an end, the firewall switched on.
 func sessionDanger(r control.Request, before *lists.Snapshot, now time.Time) (danger, bool) {
 	peer, err := netip.ParseAddr(r.Caller.SessionPeer)
 	if err != nil {
@@ -141,14 +150,15 @@ func sessionDanger(r control.Request, before *lists.Snapshot, now time.Time) (da
 	if err != nil {
 		return danger{}, false // the store will say what is wrong with the batch
 	}
-	after := next.Next
-	dropped := func(s *lists.Snapshot) bool {
-		return s.Settings().Firewall && verdict(s, peer, now) == lists.Drop
-	}
-	if dropped(before) || !dropped(after) {
+	drop := firstDrop(next.Next, peer, now)
+	if !drop.Before(firstDrop(before, peer, now)) {
 		return danger{}, false
 	}
-	return danger{riskSSH, fmt.Sprintf("it would cut off %s, where your SSH session comes from", peer)}, true
+	text := fmt.Sprintf("it would cut off %s, where your SSH session comes from", peer)
+	if drop.After(now) {
+		text += ", when the whitelist entry of it ends at " + drop.UTC().Format(time.RFC3339)
+	}
+	return danger{riskSSH, text}, true
 }
 
 // staysReachable names the protected addresses under an entry: the kernel passes them whatever is listed.

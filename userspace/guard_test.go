@@ -13,6 +13,7 @@ import (
 
 func add(e lists.Entry) lists.Operation { return lists.Operation{Op: lists.OpAdd, Entry: e} }
 
+// TestCheckLockOut is long because it is one table.
 func TestCheckLockOut(t *testing.T) {
 	protected := []protection{
 		{netip.MustParsePrefix("127.0.0.0/8"), riskLoopback, "loopback"},
@@ -25,6 +26,8 @@ func TestCheckLockOut(t *testing.T) {
 	off := on
 	off.Firewall = false
 	ofPeer := snapshot(5, on, blackIP("203.0.113.0/24"), whiteIP("203.0.113.9"))
+	for24h := func(e lists.Entry) lists.Entry { e.Expires = time.Now().Add(24 * time.Hour); return e }
+	for1h := func(e lists.Entry) lists.Entry { e.Expires = time.Now().Add(time.Hour); return e }
 	tests := []struct {
 		name   string
 		before *lists.Snapshot
@@ -59,6 +62,18 @@ func TestCheckLockOut(t *testing.T) {
 			ops: []lists.Operation{{Op: lists.OpSet, Settings: func(lists.Settings) lists.Settings { return on }}}, want: []string{riskSSH}},
 		{name: "session that is cut off already", before: snapshot(5, on, blackIP("203.0.113.9")), peer: "203.0.113.9",
 			ops: []lists.Operation{add(blackIP("203.0.113.0/24"))}},
+		{name: "whitelist entry of own session ends first", peer: "203.0.113.9",
+			ops: []lists.Operation{add(for1h(whiteIP("203.0.113.9"))), add(blackIP("203.0.113.0/24"))}, want: []string{riskSSH}},
+		{name: "whitelist entry of own session ends last", peer: "203.0.113.9",
+			ops: []lists.Operation{add(for24h(whiteIP("203.0.113.9"))), add(for1h(blackIP("203.0.113.0/24")))}},
+		{name: "whitelist entry of own session is given an end", before: ofPeer, peer: "203.0.113.9",
+			ops: []lists.Operation{add(for24h(whiteIP("203.0.113.9")))}, want: []string{riskSSH}},
+		{name: "that end brought nearer", before: snapshot(5, on, blackIP("203.0.113.0/24"), for24h(whiteIP("203.0.113.9"))), peer: "203.0.113.9",
+			ops: []lists.Operation{add(for1h(whiteIP("203.0.113.9")))}, want: []string{riskSSH}},
+		{name: "that end put off", before: snapshot(5, on, blackIP("203.0.113.0/24"), for1h(whiteIP("203.0.113.9"))), peer: "203.0.113.9",
+			ops: []lists.Operation{add(for24h(whiteIP("203.0.113.9")))}},
+		{name: "blocked once more while whitelisted for a time", before: snapshot(5, on, blackIP("203.0.113.0/24"), for1h(whiteIP("203.0.113.9"))),
+			peer: "203.0.113.9", ops: []lists.Operation{add(blackIP("203.0.113.9"))}},
 		{name: "nonsense for a peer", ops: []lists.Operation{add(blackIP("203.0.113.9"))}, peer: "not an address"},
 	}
 	for _, tt := range tests {

@@ -125,6 +125,8 @@ func (n *node) Status() control.Status {
 	bad := func(format string, args ...any) { s.Degraded = append(s.Degraded, fmt.Sprintf(format, args...)) }
 	if st.Degraded != "" {
 		bad("store: %s", st.Degraded)
+	} else if st.LastError != "" {
+		s.Warnings = append(s.Warnings, "store: the last write or copy failed: "+st.LastError)
 	}
 	if failure != nil {
 		bad("kernel: does not enforce generation %d: %s", snap.Generation(), failure)

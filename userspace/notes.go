@@ -13,17 +13,20 @@ const mostNotes = 8
 
 var linkLocal = netip.MustParsePrefix("fe80::/10")
 
-// notBlocked says why a client that a batch put on the blacklist passes all the same: an admin who reads "added" must
-// not believe it blocked. after is what the lists hold now.
+// notBlocked says why a client that an admin put on the blacklist passes all the same: who reads "added" must not
+// believe it blocked. after is what the lists hold now.
 func (n *node) notBlocked(b lists.Batch, after *lists.Snapshot, now time.Time) []string {
 	var notes []string
 	added := false
 	for _, op := range b.Ops {
-		if op.Op != lists.OpAdd || op.Entry.List != lists.Blacklist {
+		if op.Op != lists.OpAdd || op.Entry.List != lists.Blacklist || op.Entry.Source != lists.Manual {
 			continue
 		}
 		added = true
-		if why := passes(op.Entry.ID, after, now); why != "" && len(notes) < mostNotes {
+		if len(notes) == mostNotes {
+			break
+		}
+		if why := passes(op.Entry.ID, after, now); why != "" {
 			notes = append(notes, why)
 		}
 	}

@@ -55,6 +55,9 @@ func Run(ctx context.Context, c Config, version string, log *slog.Logger, ready 
 	}
 	defer n.store.Close()
 	n.opened = n.store.Snapshot().Generation()
+	if err := keepsLists(n.maps.Generation(), n.opened, c.StateDir); err != nil {
+		return err
+	}
 
 	server, err := control.New(control.Options{Backend: n, StateDir: c.StateDir, Version: version, Logger: log, Now: n.store.Clock().Now})
 	if err != nil {
@@ -86,6 +89,22 @@ func Run(ctx context.Context, c Config, version string, log *slog.Logger, ready 
 		ready()
 	}
 	return g.Wait()
+}
+
+// ErrNewState: the state directory is new, but the kernel already enforces lists.
+var ErrNewState = errors.New("state directory is new, but the kernel enforces lists that came from another")
+
+// firstGeneration is what a new store begins with.
+const firstGeneration = 1
+
+// keepsLists refuses to put the empty lists of a new state directory in the place of what the kernel enforces: then
+// the directory was lost or is the wrong one, and every block would end without anybody's order.
+func keepsLists(enforced, stored uint64, stateDir string) error {
+	if stored > firstGeneration || enforced <= stored {
+		return nil
+	}
+	return fmt.Errorf("open lists in %s: %w (generation %d), and goes on enforcing them: name the right state directory or put a backup "+
+		"of lists.db there; to begin with empty lists, first run: portcullis detach", stateDir, ErrNewState, enforced)
 }
 
 // quiet drops the error of a part that ended because it was told to.

@@ -29,6 +29,7 @@ var documented = []struct{ script, title string }{
 	{"login", "Logins"},
 	{"prompts", "Prompts"},
 	{"node", "The node"},
+	{"json", "JSON in use"},
 	{"rescue", "Rescue"},
 }
 

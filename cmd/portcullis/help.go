@@ -35,12 +35,12 @@ func globalFlags() []*flagDef {
 	return all
 }
 
-// ownFlags are the flags of a command that are not global.
+// ownFlags are the flags that help of a command shows: those that not every command takes.
 func ownFlags(c *command) []*flagDef {
 	var own []*flagDef
 	global := globalFlags()
 	for _, name := range c.flags {
-		if f := findFlag(name); c.name == "serve" || !containsFlag(global, f) {
+		if f := findFlag(name); c.name == "serve" || name == "output" || !containsFlag(global, f) {
 			own = append(own, f)
 		}
 	}
@@ -118,6 +118,9 @@ func writeCommandHelp(w io.Writer, c *command) {
 			fmt.Fprint(w, "\nFlags\n")
 		}
 		writeRow(w, f.label(), f.help)
+	}
+	if c.allows("user") {
+		fmt.Fprint(w, "\nportcullis help lists the flags that every command takes.\n")
 	}
 }
 

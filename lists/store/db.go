@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"time"
 
@@ -41,13 +42,17 @@ CREATE TABLE history (id INTEGER PRIMARY KEY, generation INTEGER NOT NULL, time 
 var (
 	errNewer = errors.New("database was written by a newer version")
 	errGone  = fmt.Errorf("%w: it could not be opened again", ErrCorrupt)
+	// Two ways to lose the file under an open connection, which SQLite does not notice.
+	errRemoved  = fmt.Errorf("%w: it was removed while in use", ErrCorrupt)
+	errReplaced = errors.New("another file was put in the place of the database: restart the daemon to use that, or move it away to keep what is enforced")
 )
 
 // database is one connection to a database file. Not safe for concurrent use.
 type database struct {
 	conn *sqlite.Conn // nil: closed
 	path string
-	meta meta // as last read or written
+	file os.FileInfo // of the file under the connection
+	meta meta        // as last read or written
 }
 
 // meta is the one row of table meta.
@@ -72,13 +77,17 @@ func openDatabase(path string) (*database, error) {
 	if err != nil {
 		return nil, err
 	}
+	file, err := f.Stat()
 	_ = f.Close()
+	if err != nil {
+		return nil, err
+	}
 	conn, err := sqlite.OpenConn(path, sqlite.OpenReadWrite)
 	if err != nil {
 		return nil, err
 	}
 	conn.SetBusyTimeout(5 * time.Second) // somebody may be looking with another program
-	d := &database{conn: conn, path: path}
+	d := &database{conn: conn, path: path, file: file}
 	for _, pragma := range []string{"journal_mode=WAL", "synchronous=FULL", "wal_autocheckpoint=4000", "cache_size=-16000", "foreign_keys=OFF"} {
 		if err := sqlitex.ExecuteTransient(conn, "PRAGMA "+pragma, nil); err != nil {
 			_ = conn.Close()
@@ -122,6 +131,21 @@ func writeDatabase(path string, m meta, now time.Time, fill func(d *database) er
 		}
 		return d.writeMeta(now)
 	}))
+}
+
+// inPlace is nil if who opens the path finds the file that is written to. What is written to another is lost at the
+// next start, however durable it is.
+func (d *database) inPlace() error {
+	there, err := os.Stat(d.path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return errRemoved
+	case err != nil:
+		return err
+	case !os.SameFile(d.file, there):
+		return errReplaced
+	}
+	return nil
 }
 
 // close closes the connection, which empties and removes the WAL. It returns err, or else what went wrong here.

@@ -329,3 +329,64 @@ func TestIndexDamaged(t *testing.T) {
 		t.Fatalf("%v, %q", r, s.Status().Degraded)
 	}
 }
+
+// TestRemoved: a database that somebody removes is written anew from memory, whether or not there is a change.
+func TestRemoved(t *testing.T) {
+	for _, running := range []bool{false, true} {
+		s, dir := open(t, Options{})
+		apply(t, s, adds(0, 10, lists.Manual))
+		if err := removeDatabase(filepath.Join(dir, "lists.db")); err != nil {
+			t.Fatal(err)
+		}
+		if running {
+			run(t, s)
+			eventually(t, "the database is there again", func() bool { return strings.Contains(s.Status().Degraded, "removed while in use") })
+		} else {
+			apply(t, s, adds(10, 1, lists.Manual))
+		}
+		want := collect(s.Snapshot())
+		closeStore(t, s)
+		again, _ := open(t, Options{Dir: dir})
+		if got := collect(again.Snapshot()); !slices.Equal(got, want) {
+			t.Errorf("running %v: %d entries after a restart, %d before", running, len(got), len(want))
+		}
+		closeStore(t, again)
+	}
+}
+
+// TestDisplaced: what would be lost at the next start is not answered "added", and the file that somebody put in the
+// database's place is left alone. Where nothing can be written, all works again when the directory is back.
+func TestDisplaced(t *testing.T) {
+	s, dir := open(t, Options{})
+	apply(t, s, adds(0, 10, lists.Manual))
+	path, away := filepath.Join(dir, "lists.db"), filepath.Join(t.TempDir(), "away")
+	if err := os.Rename(path, path+".mine"); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte("a backup"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	refused := func(what string) {
+		t.Helper()
+		before := s.Snapshot()
+		_, err := s.Apply(context.Background(), adds(20, 1, lists.Manual))
+		if !errors.Is(err, ErrNotDurable) || s.Snapshot() != before || !strings.Contains(s.Status().Degraded, "changes are refused") {
+			t.Errorf("%s: %v; degraded: %q", what, err, s.Status().Degraded)
+		}
+	}
+	refused("replaced")
+	if b, err := os.ReadFile(path); err != nil || string(b) != "a backup" {
+		t.Errorf("the backup: %q, %v", b, err)
+	}
+	if err := errors.Join(os.Rename(path+".mine", path), os.Rename(dir, away)); err != nil {
+		t.Fatal(err)
+	}
+	refused("directory moved away")
+	if err := os.Rename(away, dir); err != nil {
+		t.Fatal(err)
+	}
+	apply(t, s, adds(20, 1, lists.Manual))
+	if st := s.Status(); st.LastError != "" || strings.Contains(st.Degraded, "refused") || s.Snapshot().Len(lists.Blacklist) != 11 {
+		t.Errorf("%d entries, %+v", s.Snapshot().Len(lists.Blacklist), st)
+	}
+}

@@ -164,6 +164,9 @@ func (s *Store) rebuild(cause error) error {
 	temp := s.path + ".new"
 	aside := s.asideName(s.path)
 	why := fmt.Sprintf("lists written anew from memory because %s; nothing is lost but the history, which is in the damaged file %s*", oneLine(cause), aside)
+	if errors.Is(cause, errRemoved) {
+		why = fmt.Sprintf("lists written anew from memory because of %s; nothing is lost but the history", oneLine(cause))
+	}
 	err := writeDatabase(temp, m, now, func(d *database) error {
 		for _, l := range []lists.List{lists.Whitelist, lists.Blacklist} {
 			for e := range snap.Entries(l) {

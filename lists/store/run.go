@@ -51,7 +51,7 @@ func (s *Store) Run(ctx context.Context) error {
 	}
 }
 
-// tidy removes what has ended and writes what is unsaved.
+// tidy removes what has ended, writes what is unsaved, and all of it if the database was removed.
 func (s *Store) tidy() {
 	if !s.enter() {
 		return
@@ -67,7 +67,7 @@ func (s *Store) tidy() {
 		var err error // save keeps it for Status; what has ended counts for nobody even if it stays
 		if len(todo) > 0 {
 			err = s.write(todo)
-		} else if len(s.unsaved) > 0 && s.clock.Now().Sub(s.lastTry) >= time.Second {
+		} else if s.clock.Now().Sub(s.lastTry) >= time.Second && (len(s.unsaved) > 0 || s.db.inPlace() != nil) {
 			err = s.save(nil)
 		}
 		<-s.writer

@@ -85,6 +85,7 @@ type Store struct {
 // health is what Status says beside the figures.
 type health struct {
 	restored     string
+	lost         string // why no change is taken before somebody acts
 	unsaved      int
 	lastError    string
 	lastSnapshot time.Time
@@ -186,6 +187,9 @@ func (s *Store) Status() Status {
 	if s.health.restored != "" {
 		degraded = append(degraded, s.health.restored)
 	}
+	if s.health.lost != "" {
+		degraded = append(degraded, "changes are refused: "+s.health.lost)
+	}
 	if s.health.unsaved > 0 {
 		degraded = append(degraded, fmt.Sprintf("%d automatic changes are enforced but not on disk: %s", s.health.unsaved, s.health.lastError))
 	}
@@ -241,12 +245,23 @@ func (s *Store) enter() bool {
 
 func (s *Store) leave() { s.active.Done() }
 
+// changed reports whether err is another than the last, which is tried again and again.
+func (s *Store) changed(err error) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return err.Error() != s.health.lastError
+}
+
 // failed keeps the text of an error for Status, and forgets it with nil.
 func (s *Store) failed(err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.health.lastError = ""; err != nil {
+	s.health.lastError, s.health.lost = "", ""
+	if err != nil {
 		s.health.lastError = err.Error()
+	}
+	if errors.Is(err, errRemoved) || errors.Is(err, errReplaced) {
+		s.health.lost = oneLine(err)
 	}
 	s.health.unsaved = 0
 	for _, w := range s.unsaved {

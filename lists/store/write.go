@@ -161,8 +161,8 @@ func (s *Store) write(todo []work) error {
 	return fmt.Errorf("%w: %w", ErrNotDurable, err)
 }
 
-// save writes what is unsaved and what is to do in one transaction. A database that turns out to be damaged is
-// replaced by a new one with what is published.
+// save writes what is unsaved and what is to do in one transaction. A database that turns out to be damaged or was
+// removed is replaced by a new one with what is published.
 func (s *Store) save(todo []work) error {
 	s.lastTry = s.clock.Now()
 	all := slices.Concat(s.unsaved, todo)
@@ -176,7 +176,7 @@ func (s *Store) save(todo []work) error {
 	}
 	if err == nil {
 		s.unsaved = nil
-	} else {
+	} else if s.changed(err) {
 		s.log.Error("lists could not be written", "path", s.path, "error", err)
 	}
 	s.failed(err)
@@ -185,6 +185,9 @@ func (s *Store) save(todo []work) error {
 
 // save writes the works in one transaction; without any it writes the time alone.
 func (d *database) save(all []work, now time.Time, history int) error {
+	if err := d.inPlace(); err != nil {
+		return err
+	}
 	return d.transaction(func() error {
 		for _, w := range all {
 			if err := d.write(w); err != nil {

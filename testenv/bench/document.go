@@ -108,7 +108,7 @@ func (r *report) writeLosses(b *strings.Builder) {
 		}{{"nft -f", d.LoadNft}, {"ipset restore", d.LoadIpset}} {
 			if d.LoadAPI.Median > peer.took.Median {
 				rows = append(rows, []string{
-					fmt.Sprintf("load of %d hosts", d.Entries), peer.name, peer.took.String() + " ms", d.LoadAPI.String() + " ms",
+					fmt.Sprintf("load of %d hosts", d.LoadEntries), peer.name, peer.took.String() + " ms", d.LoadAPI.String() + " ms",
 					digits(d.LoadAPI.Median / peer.took.Median),
 				})
 			}
@@ -224,7 +224,7 @@ func (r *report) writeDaemon(b *strings.Builder) {
 		return
 	}
 	fmt.Fprintf(b, "## The daemon\n\nTwo real daemons side by side, with 1 K and with %d hosts; calls by the client of the API on the unix socket. "+
-		"An add is answered when it is durable and enforced. Kernel memory is the growth of what the kernel cannot reclaim, others on the machine included.\n\n", d.Entries)
+		"An add is answered when it is durable and enforced. Kernel memory is the growth since before the daemon's start, as the memory cgroup counts it (without one: of the whole machine).\n\n", d.Entries)
 	percentiles := func(s spread) string {
 		return fmt.Sprintf("%s / %s / %s ms", digits(s.P50), digits(s.P99), digits(s.Max))
 	}
@@ -232,13 +232,14 @@ func (r *report) writeDaemon(b *strings.Builder) {
 		{fmt.Sprintf("add one address, 1 K in the list: p50 / p99 / max of %d", d.Adds), percentiles(d.AddSmall)},
 		{fmt.Sprintf("add one address, %d in the list", d.Entries), percentiles(d.AddBig)},
 		{"append 4 KiB to a file and fsync, same disk", percentiles(d.Fsync)},
-		{fmt.Sprintf("load %d hosts: API, batches of 10 K, each durable and enforced", d.Entries), d.LoadAPI.String() + " ms"},
+		{fmt.Sprintf("load %d hosts: API, batches of 10 K, each durable and enforced", d.LoadEntries), d.LoadAPI.String() + " ms"},
 		{"the same list: nft -f (not durable)", d.LoadNft.String() + " ms"},
 		{"the same list: ipset restore (not durable)", d.LoadIpset.String() + " ms"},
 		{fmt.Sprintf("start of the daemon until it enforces %d hosts", d.Entries), d.Startup.String() + " ms"},
 		{"its resident memory then", d.Resident.String() + " MB"},
 		{"at its highest", d.ResidentPeak.String() + " MB"},
-		{"kernel memory", d.Kernel.String() + " MB"},
+		{"kernel memory after the first start", d.Kernel.String() + " MB"},
+		{"kernel memory after the restarts, each of which fills the idle maps and empties the others", d.Restarted.String() + " MB"},
 	})
 }
 

@@ -116,9 +116,9 @@ func (s *session) measure() (err error) {
 	r := s.report
 	s.say("%s, %d CPUs, Linux %s, %s, commit %s, seed %d", r.Machine, r.CPUs, r.Kernel, r.Date.Format(time.RFC3339), r.Commit, r.Seed)
 	if n := s.plan.daemon; n > 0 {
-		// First, while nothing of ours is being freed: that would spoil the figure of the kernel's memory.
+		// First, while nothing of ours is being freed, which would spoil the figure of the kernel's memory.
 		r.Daemon = new(daemonSide)
-		if err := s.measureDaemon(hosts("daemon", n, s.random)); err != nil {
+		if err := s.measureDaemon(hosts("daemon", n, s.random), hosts("loaded", loadEntries, s.random)); err != nil {
 			return fmt.Errorf("measure daemon: %w", err)
 		}
 	}

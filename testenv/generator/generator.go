@@ -41,10 +41,9 @@ type Sources struct {
 
 // Sender sends frames. Not safe for concurrent use.
 type Sender struct {
-	from   *testenv.Namespace
-	c      *ebpf.Collection
-	ringed []uint32
-	frame  []byte
+	from  *testenv.Namespace
+	c     *ebpf.Collection
+	frame []byte
 }
 
 // New makes a sender of the frame, which is plain Ethernet and IPv4 and whose source is replaced. Close it after use.

@@ -2,6 +2,9 @@ package house
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -46,6 +49,39 @@ func TestImportTable(t *testing.T) {
 		}
 	}
 }
+
+// TestArchitectureShowsTheTable: docs/ARCHITECTURE.md shows the same table to people.
+func TestArchitectureShowsTheTable(t *testing.T) {
+	text, err := os.ReadFile(filepath.Join(root(t), "docs", "ARCHITECTURE.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var above []string
+	for _, row := range regexp.MustCompile("(?m)^\\| `([a-z/]+)` \\|.*\\| ([^|]+) \\|$").FindAllStringSubmatch(string(text), -1) {
+		room, shown := row[1], row[2]
+		allowed, known := rooms[room]
+		if !known {
+			continue // another table
+		}
+		var want []string
+		switch shown {
+		case "-", "only from tests and the demo":
+		case "all above":
+			want = slices.Clone(above)
+		default:
+			want = strings.Split(shown, ", ")
+		}
+		if !slices.Equal(sorted(want), sorted(allowed)) {
+			t.Errorf("%s may import %q by docs/ARCHITECTURE.md, %q by this test", room, want, allowed)
+		}
+		above = append(above, room)
+	}
+	if len(above) < 8 {
+		t.Errorf("docs/ARCHITECTURE.md shows only %d rooms: %q", len(above), above)
+	}
+}
+
+func sorted(s []string) []string { return slices.Sorted(slices.Values(s)) }
 
 func checkImports(all []pkg) (bad []string) {
 	for _, p := range all {

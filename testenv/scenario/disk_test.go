@@ -32,7 +32,13 @@ func TestDiskFull(t *testing.T) {
 		if out.Code == 0 {
 			continue
 		}
-		refusals++
+		if refusals++; refusals == 1 {
+			status, err := r.daemon.CLI("status")
+			r.must(err)
+			if !strings.Contains(status.Stderr, "warning: store: the last write or copy failed: ") {
+				t.Errorf("status says nothing of the full disk: %s", status.Stderr)
+			}
+		}
 		if out.Code != 1 || out.Stdout != "" || !strings.HasPrefix(out.Stderr, "error: ") {
 			t.Fatalf("add on a full disk: %+v", out)
 		}

@@ -38,6 +38,35 @@ func TestStopIsNotDetach(t *testing.T) {
 	r.blocked(r.Client, ipv4...)
 }
 
+// TestLostStateDirectory: without its state directory a daemon does not put empty lists in the place of what is
+// enforced; it starts when the directory is back, or after detach.
+func TestLostStateDirectory(t *testing.T) {
+	r := start(t)
+	r.cli("add_blacklist", "ip", r.Client.IPv4.String())
+	r.must(r.daemon.Stop())
+	kept := r.daemon.StateDir + ".kept"
+	r.must(os.Rename(r.daemon.StateDir, kept))
+	for range 2 { // the first try has made a directory
+		if err := r.daemon.Start(); err == nil || !strings.Contains(r.daemon.Log(), "the kernel enforces lists that came from another") {
+			t.Fatalf("start without state directory: %v", err)
+		}
+		r.blocked(r.Client, ipv4...)
+	}
+	r.must(os.RemoveAll(r.daemon.StateDir))
+	r.must(os.Rename(kept, r.daemon.StateDir))
+	r.must(r.daemon.Start())
+	r.blocked(r.Client, ipv4...)
+
+	r.must(r.daemon.Stop())
+	r.must(os.RemoveAll(r.daemon.StateDir))
+	out, err := r.daemon.InNamespace("detach", "--pin-dir", r.daemon.PinDir)
+	if err != nil || out.Code != 0 {
+		t.Fatalf("detach: %+v, %v", out, err)
+	}
+	r.must(r.daemon.Start())
+	r.reach(r.Client)
+}
+
 // TestBypassNeedsNoDaemon: the emergency exit works with the daemon dead and alive, and keeps the lists.
 func TestBypassNeedsNoDaemon(t *testing.T) {
 	r := start(t)

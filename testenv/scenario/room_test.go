@@ -1,0 +1,87 @@
+package scenario
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/portcullis/portcullis/lists"
+	"github.com/portcullis/portcullis/userspace/control"
+)
+
+// TestKernelMapIsFull: what the kernel could not hold is refused before it is listed, and what is listed stays enforced.
+// Deleting makes room.
+func TestKernelMapIsFull(t *testing.T) {
+	r := newRig(t)
+	config := filepath.Join(r.Lab.Dir, "small.toml")
+	const capacity = 30 // some of it for the protected addresses
+	r.must(os.WriteFile(config, fmt.Appendf(nil, "capacity = %d\n", capacity), 0o600))
+	r.daemon.Args = []string{"--config", config}
+	r.must(r.daemon.Start())
+	r.cli("add_blacklist", "ip", r.Client.IPv4.String())
+
+	added := 0
+	for ; added < capacity; added++ {
+		out, err := r.daemon.CLI("add_blacklist", "ip", address(added))
+		r.must(err)
+		if out.Code == 0 {
+			continue
+		}
+		if out.Code != 1 || out.Stdout != "" || !strings.HasPrefix(out.Stderr, "error: ") ||
+			!strings.Contains(out.Stderr, "kernel map is full") || !strings.Contains(out.Stderr, "\nhint: ") {
+			t.Fatalf("add to a full map: %+v", out)
+		}
+		break
+	}
+	if added == 0 || added == capacity {
+		t.Fatalf("%d were added to a map for %d", added, capacity)
+	}
+	s, err := r.daemon.Status()
+	r.must(err)
+	if s.Entries["blacklist"] != added+1 || s.Generation.Kernel != s.Generation.Store || len(s.Degraded) != 0 {
+		t.Errorf("%d entries, want %d; kernel generation %d, store %d; degraded %q",
+			s.Entries["blacklist"], added+1, s.Generation.Kernel, s.Generation.Store, s.Degraded)
+	}
+	r.blocked(r.Client, ipv4...)
+	r.refused(1, "add_blacklist", "ip", r.Another.IPv4.String())
+	r.reach(r.Another)
+	r.cli("add_blacklist", "ip", r.Another.IPv6.String()) // each family has its own room
+	r.blocked(r.Another, ipv6...)
+	r.cli("delete_blacklist", "ip", address(0))
+	r.cli("add_blacklist", "ip", r.Another.IPv4.String())
+	r.blocked(r.Another)
+}
+
+// TestThousandInOneCall: a batch is durable and enforced as a whole when it is answered, or nothing of it is.
+func TestThousandInOneCall(t *testing.T) {
+	r := start(t)
+	cl := control.Client{Socket: r.daemon.Socket}
+	var ops []control.Operation
+	for i := range 999 {
+		ops = append(ops, control.Operation{Op: "add", List: "blacklist", Kind: "ip", Value: address(i)})
+	}
+	spoiled := append(ops[:999:999], control.Operation{Op: "add", List: "blacklist", Kind: "ip", Value: "300.0.0.1"})
+	if _, err := cl.Apply(context.Background(), spoiled); err == nil {
+		t.Fatal("a batch with nonsense in it was taken")
+	}
+	if listed := r.lists(); len(listed) != 0 {
+		t.Fatalf("of a batch that was refused %d are listed", len(listed))
+	}
+	ops = append(ops, control.Operation{Op: "add", List: "blacklist", Kind: "ip", Value: r.Client.IPv4.String()})
+	reply, err := cl.Apply(context.Background(), ops)
+	r.must(err)
+	for i, o := range reply.Outcomes {
+		if o != lists.Added {
+			t.Fatalf("operation %d: %v", i, o)
+		}
+	}
+	r.must(r.daemon.Kill())
+	r.blocked(r.Client, ipv4...)
+	r.must(r.daemon.Start())
+	if listed := r.lists(); len(reply.Outcomes) != 1000 || len(listed) != 1000 {
+		t.Errorf("%d outcomes, %d listed, want 1000", len(reply.Outcomes), len(listed))
+	}
+}
