@@ -22,6 +22,7 @@ const (
 	MapV6B      = portcullisMapLpmV6B
 
 	MapIndex  = portcullisMapIndexV4
+	MapGate   = portcullisMapGateV4
 	MapChecks = portcullisMapChecks
 
 	// VarMode is the variable of [ModeLPM] or [ModeIndexed], to be set before load; an unknown mode does not pass the verifier.
@@ -58,6 +59,7 @@ const (
 	SlotBuckets  = int(portcullisIndexLayoutSLOT_BUCKETS)
 	SlotLeaves   = int(portcullisIndexLayoutSLOT_LEAVES)
 	IndexSlots   = int(portcullisIndexLayoutINDEX_SLOTS) // of one side
+	GateLines    = int(portcullisIndexLayoutGATE_LINES)  // of one side
 
 	CodeHosts = uint64(portcullisIndexCodeCODE_HOSTS)
 	CodeDrop  = uint64(portcullisIndexCodeCODE_DROP)

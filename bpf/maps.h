@@ -54,6 +54,15 @@ struct {
 	__array(values, struct segment);
 } index_v4 SEC(".maps");
 
+/* Which cells of the index are not 0. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 2 * GATE_LINES);
+	__type(key, __u32);
+	__type(value, struct line);
+} gate_v4 SEC(".maps");
+
 /* What the self-check has found. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);

@@ -103,6 +103,9 @@ struct control_words {
  *   leaves   256 bits for the addresses of a /24, 1 = drop.
  *
  * A segment that is not there sends the packet to the tries.
+ *
+ * gate_v4: mmapable array of GATE_LINES lines for either side: a bit for each /20, 0 if its cell is 0. It is small
+ * enough to stay in a CPU's own cache, so that lists of scattered addresses cost one memory access and not two.
  */
 struct line {
 	unsigned long long words[8];
@@ -114,6 +117,7 @@ enum index_layout {
 	SLOT_BUCKETS = 4,  /* up to 2^22 of them */
 	SLOT_LEAVES = 132, /* up to 2^24 of them, two a line */
 	INDEX_SLOTS = 388, /* of one side */
+	GATE_LINES = 2048,
 };
 
 enum index_code {

@@ -84,6 +84,7 @@ const (
 	portcullisIndexLayoutSLOT_BUCKETS  portcullisIndexLayout = 4
 	portcullisIndexLayoutSLOT_LEAVES   portcullisIndexLayout = 132
 	portcullisIndexLayoutINDEX_SLOTS   portcullisIndexLayout = 388
+	portcullisIndexLayoutGATE_LINES    portcullisIndexLayout = 2048
 )
 
 type portcullisLayout uint32
@@ -144,6 +145,7 @@ const (
 	portcullisMapChecks       = "checks"
 	portcullisMapControl      = "control"
 	portcullisMapCounters     = "counters"
+	portcullisMapGateV4       = "gate_v4"
 	portcullisMapIndexV4      = "index_v4"
 	portcullisMapLpmV4A       = "lpm_v4_a"
 	portcullisMapLpmV4B       = "lpm_v4_b"
@@ -211,6 +213,7 @@ type portcullisMapSpecs struct {
 	Checks   *ebpf.MapSpec `ebpf:"checks"`
 	Control  *ebpf.MapSpec `ebpf:"control"`
 	Counters *ebpf.MapSpec `ebpf:"counters"`
+	GateV4   *ebpf.MapSpec `ebpf:"gate_v4"`
 	IndexV4  *ebpf.MapSpec `ebpf:"index_v4"`
 	LpmV4A   *ebpf.MapSpec `ebpf:"lpm_v4_a"`
 	LpmV4B   *ebpf.MapSpec `ebpf:"lpm_v4_b"`
@@ -248,6 +251,7 @@ type portcullisMaps struct {
 	Checks   *ebpf.Map `ebpf:"checks"`
 	Control  *ebpf.Map `ebpf:"control"`
 	Counters *ebpf.Map `ebpf:"counters"`
+	GateV4   *ebpf.Map `ebpf:"gate_v4"`
 	IndexV4  *ebpf.Map `ebpf:"index_v4"`
 	LpmV4A   *ebpf.Map `ebpf:"lpm_v4_a"`
 	LpmV4B   *ebpf.Map `ebpf:"lpm_v4_b"`
@@ -260,6 +264,7 @@ func (m *portcullisMaps) Close() error {
 		m.Checks,
 		m.Control,
 		m.Counters,
+		m.GateV4,
 		m.IndexV4,
 		m.LpmV4A,
 		m.LpmV4B,

@@ -10,7 +10,6 @@ import (
 	"net/netip"
 	"sync/atomic"
 	"time"
-	"unsafe"
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
@@ -25,6 +24,8 @@ const leaseSpan = 3 * time.Second
 // index is the IPv4 index of Maps, as this process keeps it. Guarded by Maps.writing.
 type index struct {
 	outer *ebpf.Map
+	gate  *ebpf.Map
+	gates []uint64      // gate, of both sides, mapped
 	spec  *ebpf.MapSpec // of a segment
 	x     *compile.Index
 	space *space
@@ -40,13 +41,12 @@ type space struct {
 	outer    *ebpf.Map
 	spec     *ebpf.MapSpec
 	side     int
-	mapped   []unsafe.Pointer
+	mapped   [][]uint64
 	staged   []uint32    // keys of segments that wait for publish
 	segments []*ebpf.Map // of staged
 	public   bool        // readers find what Segment makes
+	gate     []uint64
 }
-
-const segmentBytes = compile.SegmentWords * 8
 
 // Segment makes a map, needs CAP_BPF.
 func (s *space) Segment(slot int) ([]uint64, error) {
@@ -54,12 +54,12 @@ func (s *space) Segment(slot int) ([]uint64, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make segment of index: %w", permission(err))
 	}
-	p, err := unix.MmapPtr(m.FD(), 0, nil, segmentBytes, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	words, err := mapWords(m, compile.SegmentWords)
 	if err != nil {
 		_ = m.Close()
-		return nil, fmt.Errorf("map segment of index: %w", permission(err))
+		return nil, err
 	}
-	s.mapped = append(s.mapped, p)
+	s.mapped = append(s.mapped, words)
 	s.staged = append(s.staged, uint32(s.side*bpf.IndexSlots+slot))
 	s.segments = append(s.segments, m)
 	if s.public {
@@ -67,7 +67,7 @@ func (s *space) Segment(slot int) ([]uint64, error) {
 			return nil, err
 		}
 	}
-	return unsafe.Slice((*uint64)(p), compile.SegmentWords), nil
+	return words, nil
 }
 
 // publish puts the segments into the outer map, all in one call where the kernel can: each waits for readers.
@@ -90,13 +90,19 @@ func (s *space) publish() error {
 	return nil
 }
 
+// Gate empties the side's gate.
+func (s *space) Gate() []uint64 {
+	clear(s.gate)
+	return s.gate
+}
+
 // Wait waits for readers.
 func (s *space) Wait() { waitForReaders() }
 
 // free gives the memory back once nobody reads the side.
 func (s *space) free() {
 	for _, p := range s.mapped {
-		_ = unix.MunmapPtr(p, segmentBytes)
+		unmapWords(p)
 	}
 	for _, m := range s.segments {
 		_ = m.Close()
@@ -161,7 +167,7 @@ func (b *newIndex) finish() (flip func() (after func() error), err error) {
 	if err := n.clear(side); err != nil {
 		return nil, err
 	}
-	s := &space{outer: n.outer, spec: n.spec, side: side}
+	s := &space{outer: n.outer, spec: n.spec, side: side, gate: n.gates[side*compile.GateWords:][:compile.GateWords]}
 	x, err := b.filling.Index(s, rand.Uint64())
 	if err == nil {
 		err = s.publish()

@@ -97,6 +97,12 @@ func openPinned(dir pinDir, from string, o Options) (_ *Maps, err error) {
 	}
 	m.index.spec = spec.Maps[bpf.MapIndex].InnerMap.Copy()
 	m.index.spec.Name = "segment"
+	if m.index.gate, err = openMap(from, bpf.MapGate, spec.Maps[bpf.MapGate]); err != nil {
+		return nil, err
+	}
+	if m.index.gates, err = mapWords(m.index.gate, 2*compile.GateWords); err != nil {
+		return nil, err
+	}
 	m.checks, err = openMap(from, bpf.MapChecks, spec.Maps[bpf.MapChecks])
 	return m, err
 }
@@ -188,7 +194,10 @@ func (m *Maps) Close() error {
 	if m.index.space != nil {
 		m.index.space.free()
 	}
-	errs := []error{m.control.Close(), m.index.outer.Close(), m.checks.Close()}
+	if m.index.gates != nil {
+		unmapWords(m.index.gates)
+	}
+	errs := []error{m.control.Close(), m.index.outer.Close(), m.index.gate.Close(), m.checks.Close()}
 	for _, s := range m.sides {
 		errs = append(errs, s.v4.m.Close(), s.v6.m.Close())
 	}

@@ -20,12 +20,16 @@ type kernel interface {
 	Replace(ctx context.Context, generation uint64, cells iter.Seq2[netip.Prefix, compile.Cell], progress func(done int)) error
 	Apply(generation uint64, rules []compile.Rule) error
 	SetFirewall(on bool) error
+	Renew() error
 }
 
 // watcher is what enforcement needs of a store.
 type watcher interface {
 	Watch(ctx context.Context, from uint64) (lists.Update, error)
 }
+
+// renewEvery is how often the kernel is told that somebody looks after its index.
+const renewEvery = time.Second
 
 // retryEvery is how long enforcement waits before it writes the whole list again after the kernel refused a change.
 const retryEvery = time.Second
@@ -85,6 +89,8 @@ func (e *enforcement) run(ctx context.Context) error {
 	defer protect.Stop()
 	retry := time.NewTicker(retryEvery)
 	defer retry.Stop()
+	renew := time.NewTicker(renewEvery)
+	defer renew.Stop()
 	for {
 		select {
 		case err := <-failed:
@@ -96,6 +102,8 @@ func (e *enforcement) run(ctx context.Context) error {
 			e.update(ctx, u)
 		case <-protect.C:
 			e.refreshProtected()
+		case <-renew.C:
+			e.renew()
 		case <-retry.C:
 			if !e.inStep {
 				e.report(e.snapshot.Generation(), e.replace(ctx, nil))
@@ -139,9 +147,17 @@ func (e *enforcement) update(ctx context.Context, u lists.Update) {
 	e.report(u.Snapshot.Generation(), err)
 }
 
+// renew keeps the kernel's index in force; without it every drop is looked up in the tries.
+func (e *enforcement) renew() {
+	if err := e.kernel.Renew(); err != nil {
+		e.log.Warn("kernel looks packets up in the slower way", "error", err)
+	}
+}
+
 // replace writes the whole state: tries first, then the firewall switch.
 func (e *enforcement) replace(ctx context.Context, progress func(done int)) error {
 	e.inStep = false
+	e.renew() // a big table takes a while
 	e.table.Reset(e.snapshot, e.protected)
 	if err := e.kernel.Replace(ctx, e.snapshot.Generation(), e.table.All(), progress); err != nil {
 		return err

@@ -67,6 +67,8 @@ func (k *fakeKernel) Apply(_ uint64, rules []compile.Rule) error {
 	return nil
 }
 
+func (k *fakeKernel) Renew() error { return nil }
+
 func (k *fakeKernel) SetFirewall(on bool) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()

@@ -71,6 +71,7 @@ func Run(ctx context.Context, c Config, version string, log *slog.Logger, ready 
 	defer socket.Close()
 
 	n.enforce = newEnforcement(n.maps, n.store, log, func() []netip.Prefix { return n.findProtected(prot) }, n.followSettings)
+	n.maps.Follow(n.enforce.table)
 	if err := n.enforce.start(ctx, nil); err != nil {
 		return err
 	}

@@ -12,6 +12,8 @@ const (
 	slotCells   = 0
 	slotBuckets = 4
 	slotLeaves  = 132
+	// GateWords hold a bit for each /20: 0 if its cell is 0.
+	GateWords = 1 << 20 / 64
 	// IndexSlots is how many segments an index may have.
 	IndexSlots = 388
 
@@ -46,6 +48,8 @@ const (
 type Memory interface {
 	// Segment makes the segment of a slot: SegmentWords words, all zero, which readers see from now on.
 	Segment(slot int) ([]uint64, error)
+	// Gate gives the words of the gate, GateWords of them, all zero.
+	Gate() []uint64
 	// Wait returns once every reader that read anything before the call is done.
 	Wait()
 }
@@ -60,6 +64,7 @@ type Index struct {
 
 	memory   Memory
 	segments [IndexSlots][]uint64
+	gate     []uint64
 	hosts    int // addresses in buckets
 	leaves   leafRoom
 	limbo    limbo
@@ -82,6 +87,7 @@ func NewIndex(memory Memory, seed uint64, hosts int) (*Index, error) {
 	for i, m := range x.multiply {
 		x.inverse[i] = inverse(m)
 	}
+	x.gate = memory.Gate()
 	for slot := range slotBuckets {
 		if err := x.grow(slot); err != nil {
 			return nil, err
@@ -127,7 +133,11 @@ func (x *Index) Crowded() bool {
 
 // Answer reads the index as the program does. address is in host order.
 func (x *Index) Answer(address uint32) Answer {
-	return answer(x.segments[:], atomic.LoadUint64(x.cell(address>>12)), x.has(address), address)
+	var cell uint64
+	if x.gated(address >> 12) {
+		cell = atomic.LoadUint64(x.cell(address >> 12))
+	}
+	return answer(x.segments[:], cell, x.has(address), address)
 }
 
 // answer is that of a reader who has read this cell and found the address in its bucket or not.
@@ -155,6 +165,25 @@ func answer(segments [][]uint64, cell uint64, hit bool, address uint32) Answer {
 func (x *Index) cell(number uint32) *uint64 {
 	const mask = SegmentWords - 1
 	return &x.segments[slotCells+number/SegmentWords][number&mask]
+}
+
+// gated reports whether readers look at a cell.
+func (x *Index) gated(number uint32) bool {
+	return atomic.LoadUint64(&x.gate[number/64])>>(number%64)&1 != 0
+}
+
+// storeCell writes a cell, then the gate: a reader of one gets the old cell or the new one, whatever he reads first.
+func (x *Index) storeCell(number uint32, v uint64) {
+	x.store(x.cell(number), v)
+	word, bit := &x.gate[number/64], uint64(1)<<(number%64)
+	was := *word
+	now := was &^ bit
+	if v != 0 {
+		now = was | bit
+	}
+	if now != was {
+		x.store(word, now)
+	}
 }
 
 func code(cell uint64, at uint32) uint64 { return cell >> (2 * at) & 3 }

@@ -118,18 +118,18 @@ func (e *editor) whole(number uint32, c class) {
 	const ones = 0x55555555
 	e.flush() // old is asked in ascending order
 	x := e.x
-	cell := x.cell(number)
-	was, now := atomic.LoadUint64(cell), c.code()*ones
-	plain := was == 0 && !e.old.any(uint64(number)<<12, uint64(number+1)<<12) || was == codeDrop*ones || was == codeAsk*ones
+	was, now := atomic.LoadUint64(x.cell(number)), c.code()*ones
+	from, to := uint64(number)<<12, uint64(number+1)<<12
+	plain := was == 0 && !e.old.any(from, to) || was == codeDrop*ones || was == codeAsk*ones
 	switch {
 	case plain && was == now:
 	case plain && c == classDrop && e.removing:
 		e.skipped = true
 	case plain:
 		if c == classPass {
-			x.clean()
+			x.clean(from, to)
 		}
-		x.store(cell, now)
+		x.storeCell(number, now)
 	default:
 		for at := range uint32(16) {
 			e.set(number<<4|at, want{code: c.code()})
@@ -151,8 +151,7 @@ func (e *editor) flush() {
 	if e.touched == 0 {
 		return
 	}
-	cell := e.x.cell(e.number)
-	was := atomic.LoadUint64(cell)
+	was := atomic.LoadUint64(e.x.cell(e.number))
 	codes := was & 0xffffffff
 	var moved []uint32
 	for at := range uint32(16) {
@@ -171,7 +170,7 @@ func (e *editor) flush() {
 		}
 		codes = codes&^(3<<(2*at)) | w.code<<(2*at)
 	}
-	e.writeCell(cell, was, codes)
+	e.writeCell(was, codes)
 	e.x.limbo.hosts = append(e.x.limbo.hosts, moved...)
 	e.touched = 0
 }
@@ -195,7 +194,7 @@ func (e *editor) hosts(was uint64, at uint32, w *want) (inside drops, ok bool) {
 			w.code = codeLeaf
 		}
 		if w.code == codeHosts {
-			x.clean()
+			x.clean(uint64(block)<<8, uint64(block+1)<<8)
 		}
 		return inside, true
 	}
@@ -240,7 +239,7 @@ func leafMask(cell uint64) uint64 { return cell & (cell >> 1) & 0x55555555 }
 func leafCount(cell uint64) int { return int(leavesBelow(cell, 15)) + int(code(cell, 15)/codeLeaf) }
 
 // writeCell gives a cell its codes and the touched /24s their leaves.
-func (e *editor) writeCell(cell *uint64, was, codes uint64) {
+func (e *editor) writeCell(was, codes uint64) {
 	x, first := e.x, uint32(was>>32)
 	fresh := leafMask(codes) != leafMask(was)
 	if n := leafCount(codes); fresh && n > 0 {
@@ -265,7 +264,7 @@ func (e *editor) writeCell(cell *uint64, was, codes uint64) {
 		}
 	}
 	if now := uint64(first)<<32 | codes; now != was {
-		x.store(cell, now)
+		x.storeCell(e.number, now)
 	}
 	if before := leafCount(was); fresh && before > 0 {
 		x.limbo.runs = append(x.limbo.runs, run{uint32(was >> 32), before})

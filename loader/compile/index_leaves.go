@@ -1,6 +1,9 @@
 package compile
 
-import "math/bits"
+import (
+	"math/bits"
+	"slices"
+)
 
 // leafRoom hands out runs of one to sixteen leaves.
 type leafRoom struct {
@@ -69,9 +72,10 @@ func (x *Index) settle() {
 	x.limbo = limbo{x.limbo.runs[:0], x.limbo.hosts[:0]}
 }
 
-// clean makes buckets and cells one: no reader holds what a bucket had of a /24 that is not of codeHosts.
-func (x *Index) clean() {
-	if len(x.limbo.hosts) > 0 {
+// clean readies a range of addresses that is not of codeHosts for becoming it: there is nothing of it in the buckets,
+// and no reader has seen anything there.
+func (x *Index) clean(from, to uint64) {
+	if slices.ContainsFunc(x.limbo.hosts, func(a uint32) bool { return from <= uint64(a) && uint64(a) < to }) {
 		x.settle()
 	}
 	if x.taken {
