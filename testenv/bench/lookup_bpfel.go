@@ -57,6 +57,11 @@ type lookupCount struct {
 	Bytes   uint64
 }
 
+type lookupLine struct {
+	_     structs.HostLayout
+	Words [8]uint64
+}
+
 type lookupLookupMode uint32
 
 const (
@@ -83,6 +88,7 @@ const (
 	lookupMapChecks        = "checks"
 	lookupMapControl       = "control"
 	lookupMapCounters      = "counters"
+	lookupMapGateV4        = "gate_v4"
 	lookupMapIndexV4       = "index_v4"
 	lookupMapLpmV4A        = "lpm_v4_a"
 	lookupMapLpmV4B        = "lpm_v4_b"
@@ -161,6 +167,7 @@ type lookupMapSpecs struct {
 	Checks   *ebpf.MapSpec `ebpf:"checks"`
 	Control  *ebpf.MapSpec `ebpf:"control"`
 	Counters *ebpf.MapSpec `ebpf:"counters"`
+	GateV4   *ebpf.MapSpec `ebpf:"gate_v4"`
 	IndexV4  *ebpf.MapSpec `ebpf:"index_v4"`
 	LpmV4A   *ebpf.MapSpec `ebpf:"lpm_v4_a"`
 	LpmV4B   *ebpf.MapSpec `ebpf:"lpm_v4_b"`
@@ -205,6 +212,7 @@ type lookupMaps struct {
 	Checks   *ebpf.Map `ebpf:"checks"`
 	Control  *ebpf.Map `ebpf:"control"`
 	Counters *ebpf.Map `ebpf:"counters"`
+	GateV4   *ebpf.Map `ebpf:"gate_v4"`
 	IndexV4  *ebpf.Map `ebpf:"index_v4"`
 	LpmV4A   *ebpf.Map `ebpf:"lpm_v4_a"`
 	LpmV4B   *ebpf.Map `ebpf:"lpm_v4_b"`
@@ -218,6 +226,7 @@ func (m *lookupMaps) Close() error {
 		m.Checks,
 		m.Control,
 		m.Counters,
+		m.GateV4,
 		m.IndexV4,
 		m.LpmV4A,
 		m.LpmV4B,
