@@ -57,9 +57,8 @@ func TestDetach(t *testing.T) {
 		t.Error("the maps of a running daemon are gone")
 	}
 	must(t, l.Close())
-	done, err = Detach(g.pins)
-	if err != nil || len(done) != 0 || exists(g.pins) {
-		t.Errorf("detached %v, %v; the directory is there: %v", done, err, exists(g.pins))
+	if exists(g.pins) {
+		t.Error("pins that no link needs are left behind")
 	}
 	_, err = Detach(g.pins)
 	wantErr(t, err, ErrNotLoaded)

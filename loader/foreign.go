@@ -5,18 +5,24 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/cilium/ebpf"
+
+	"github.com/portcullis/portcullis/bpf"
 )
 
 // foreignProgram describes the XDP program that somebody else attached to the device.
 func foreignProgram(d device) error {
-	name := "without a name"
+	name, ours := "without a name", ""
 	if p, err := ebpf.NewProgramFromID(d.prog); err == nil {
 		if info, err := p.Info(); err == nil && info.Name != "" {
 			name = strconv.Quote(info.Name)
+			if slices.Contains([]string{bpf.ProgEth, bpf.ProgEthFrags, bpf.ProgL3, bpf.ProgL3Frags}, info.Name) {
+				ours = "If a portcullis with another pin directory put it there: portcullis detach --pin-dir DIR. "
+			}
 		}
 		_ = p.Close()
 	}
@@ -25,8 +31,8 @@ func foreignProgram(d device) error {
 		holder = "held open by " + strings.Join(holders, ", ")
 	}
 	return fmt.Errorf("attach to %s: %w: id %d, %s, %s mode, %s; it is left alone. "+
-		"Stop what put it there, or take it off: ip link set dev %s xdp off (bpftool link detach if it is held by a link)",
-		d.name, ErrForeignProgram, d.prog, name, d.mode, holder, d.name)
+		"%sStop what put it there, or take it off: ip link set dev %s xdp off (bpftool link detach if it is held by a link)",
+		d.name, ErrForeignProgram, d.prog, name, d.mode, holder, ours, d.name)
 }
 
 // holders names the processes that have the program, or a link to it, open: "xdp-filter (pid 12)".

@@ -90,7 +90,8 @@ func makePinDir(o Options) (pinDir, error) {
 		above = filepath.Dir(above)
 	}
 	if !onBPFFS(above) {
-		return pinDir{}, fmt.Errorf("make pin directory %s: %w: mount one with: mount -t bpf bpf %s", path, ErrNoBPFFS, above)
+		return pinDir{}, fmt.Errorf("make pin directory %s: %w: choose one below %s, or mount one there with: mkdir -p %s && mount -t bpf bpf %s",
+			path, ErrNoBPFFS, defaultBPFFS, path, path)
 	}
 	if strings.Contains(strings.TrimPrefix(path, above), ".") {
 		return pinDir{}, fmt.Errorf("make pin directory %s: %w: a bpf filesystem takes no names with a dot", path, ErrNoBPFFS)

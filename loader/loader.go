@@ -214,7 +214,7 @@ func (l *Loader) makeMaps() error {
 func (l *Loader) Maps() *Maps { return l.maps }
 
 // Close closes file descriptors and the lock; packets are judged as before. Staged maps that no Attach made real
-// are forgotten.
+// are forgotten, and where no link is pinned, so that no packet is judged, the pins are removed.
 func (l *Loader) Close() error {
 	err := l.maps.Close()
 	if l.staged {
@@ -222,5 +222,10 @@ func (l *Loader) Close() error {
 		l.staged = false
 	}
 	l.lock.release()
-	return err
+	unlock, lockErr := l.dir.lockChanges()
+	if lockErr != nil {
+		return errors.Join(err, lockErr)
+	}
+	defer unlock()
+	return errors.Join(err, l.dir.removeIfUnused())
 }

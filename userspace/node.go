@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"iter"
 	"log/slog"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -74,20 +75,32 @@ func wireError(err error) error {
 	return &control.Error{Code: control.CodeFailed, Message: err.Error()}
 }
 
-// checkRoom refuses what the kernel maps could not hold, before anything is changed. The store calls it.
-func (n *node) checkRoom(_ lists.Batch, next *lists.Snapshot, _ []lists.Change) error {
+// checkRoom refuses what the kernel maps could not hold, before anything is changed. What adds no IP entry is let
+// through: it makes room, and may be all that helps where there is too little. The store calls it.
+func (n *node) checkRoom(_ lists.Batch, next *lists.Snapshot, changes []lists.Change) error {
+	if !slices.ContainsFunc(changes, addsPrefix) {
+		return nil
+	}
 	v4, v6 := lenPrefixes(next)
-	limit := int64(n.config.Capacity)
+	limit, protected := int64(n.config.Capacity), n.room.Load()
 	for family, count := range map[string]int{"IPv4": v4, "IPv6": v6} {
-		if int64(count)+n.room.Load() > limit {
+		if int64(count)+protected > limit {
 			return &control.Error{
 				Code:    control.CodeFailed,
-				Message: fmt.Sprintf("kernel map is full: %d %s entries do not fit a capacity of %d", count, family, limit),
+				Message: fmt.Sprintf("kernel map is full: %d %s entries and %d protected addresses do not fit a capacity of %d", count, family, protected, limit),
 				Hint:    "delete entries, or raise capacity in the configuration and restart the daemon",
 			}
 		}
 	}
 	return nil
+}
+
+func addsPrefix(c lists.Change) bool {
+	if c.Before != nil || c.After == nil {
+		return false
+	}
+	_, isIP := c.After.ID.Prefix()
+	return isIP
 }
 
 // lenPrefixes counts the IP entries of both lists: at most so many prefixes are in the maps.

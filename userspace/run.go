@@ -150,12 +150,14 @@ func (n *node) attachAll(ld *loader.Loader) error {
 		if a.Interface, a.Err = name, err; !protected(a) {
 			failed = append(failed, err)
 		}
-		n.logAttachment(a)
 		all = append(all, a)
 	}
 	n.interfaces.Store(&all)
 	if len(failed) == len(all) {
 		return fmt.Errorf("%w: %w", ErrUnprotected, errors.Join(failed...))
+	}
+	for _, a := range all {
+		n.logAttachment(a)
 	}
 	return nil
 }

@@ -2,7 +2,6 @@ package scenario
 
 import (
 	"fmt"
-	"math/rand/v2"
 	"net/netip"
 	"slices"
 	"strings"
@@ -132,10 +131,11 @@ func TestKillDuringChange(t *testing.T) {
 	r.cli("add_whitelist", "ip", "203.0.113.200")
 
 	answered, kept := 0, 0
-	const rounds = 18
+	const rounds = 20 // twelve adds, four deletes, four clears, in random order
+	order := rnd.Perm(rounds)
 	for i := range rounds {
 		before := r.lists()
-		change := r.randomChange(rnd, i)
+		change := r.change(order[i]%5, i)
 		type result struct {
 			out testenv.Output
 			err error
@@ -180,14 +180,15 @@ type change struct {
 	after func(before []string) []string
 }
 
-func (r *rig) randomChange(rnd *rand.Rand, round int) change {
-	switch rnd.IntN(4) {
-	case 0, 1:
+// change makes an add (kinds 0 to 2), a delete (3) or a clear (4).
+func (r *rig) change(kind, round int) change {
+	switch kind {
+	case 0, 1, 2:
 		ip := fmt.Sprintf("198.51.100.%d", 100+round)
 		return change{args: []string{"add_blacklist", "ip", ip}, after: func(b []string) []string {
 			return sorted(append(slices.Clone(b), "blacklist "+ip))
 		}}
-	case 2:
+	case 3:
 		list := r.lists()
 		victim := strings.TrimPrefix(list[0], "blacklist ")
 		if victim == list[0] {

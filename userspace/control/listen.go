@@ -37,7 +37,10 @@ func Listen(path string) (net.Listener, error) {
 
 func listenLocked(path string, lock *os.File) (*net.UnixListener, error) {
 	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		return nil, fmt.Errorf("another daemon has it: %w", err)
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, errors.New("another daemon has it: stop it, or give this one a --socket of its own")
+		}
+		return nil, fmt.Errorf("lock socket: %w", err)
 	}
 	switch info, err := os.Lstat(path); {
 	case errors.Is(err, os.ErrNotExist):
