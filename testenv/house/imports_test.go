@@ -25,7 +25,7 @@ var rooms = map[string][]string{
 	"userspace":      {"bpf", "lists", "lists/store", "loader", "loader/compile", "userspace/control"},
 	"cmd/portcullis": {"lists", "userspace", "userspace/control"},
 	"testenv":        {},
-	"testenv/bench":  {"bpf", "lists", "loader", "loader/compile", "testenv", "testenv/generator", "userspace/control"},
+	"testenv/bench":  {"bpf", "lists", "lists/store", "loader", "loader/compile", "testenv", "testenv/generator", "userspace/control"},
 	"testenv/demo":   {"testenv"},
 
 	"testenv/generator": {"testenv"}, // sends frames: only tests and the benchmark import it
@@ -65,7 +65,7 @@ func TestArchitectureShowsTheTable(t *testing.T) {
 		}
 		var want []string
 		switch shown {
-		case "-", "only from tests and the demo":
+		case "-", "only from tests, the demo and the benchmark":
 		case "all above":
 			want = slices.Clone(above)
 		default:
