@@ -99,7 +99,7 @@ func (d *differential) round(generation uint64) error {
 	if err := d.compare(protected); err != nil {
 		return fmt.Errorf("replaced: %w", err)
 	}
-	for range 60 { // a replacement waits for a grace period, a change does not
+	for range 120 { // a replacement waits for a grace period, a change does not
 		b := lists.NewBuilder(d.snapshot)
 		var changes []lists.Change
 		for range 1 + d.r.IntN(10) {

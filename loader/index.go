@@ -152,7 +152,7 @@ func (m *Maps) beginIndex() *newIndex {
 }
 
 func (b *newIndex) add(p netip.Prefix, c compile.Cell) {
-	if !p.Addr().Is4() {
+	if !p.Addr().Is4() || b.m.lookup == LookupLPM {
 		return
 	}
 	b.filling.Add(p, c, b.m.soon)
@@ -167,10 +167,13 @@ func (b *newIndex) finish() (flip func() (after func() error), err error) {
 	if err := n.clear(side); err != nil {
 		return nil, err
 	}
+	var x *compile.Index
 	s := &space{outer: n.outer, spec: n.spec, side: side, gate: n.gates[side*compile.GateWords:][:compile.GateWords]}
-	x, err := b.filling.Index(s, rand.Uint64())
-	if err == nil {
-		err = s.publish()
+	if b.m.lookup != LookupLPM {
+		x, err = b.filling.Index(s, rand.Uint64())
+		if err == nil {
+			err = s.publish()
+		}
 	}
 	if err != nil {
 		s.free()
@@ -210,6 +213,7 @@ func (m *Maps) makeRoom() {
 
 func (m *Maps) rebuild() error {
 	b := m.beginIndex()
+	b.filling.Expect(m.index.x.Hosts())
 	for p, c := range m.index.table.All() {
 		b.add(p, c)
 	}
@@ -227,10 +231,25 @@ func (m *Maps) rebuild() error {
 // changing marks the beginning of a change that a self-check must not judge, and its end.
 func (m *Maps) changing() { atomic.AddUint32(&m.words.Changes, 1) }
 
+// disown forgets the index once another process has put its own in its place.
+func (m *Maps) disown() {
+	n := &m.index
+	if n.x == nil {
+		return
+	}
+	multiply, _ := n.x.Mixer() // as good as a name: drawn at random
+	if side := n.space.side; m.words.index() != side || m.words.Sides[side].Multiply != multiply {
+		n.space.free()
+		n.x, n.space = nil, nil
+		n.note()
+	}
+}
+
 // removeFromIndex does what must be done to the index before rules are written to the tries, the function that it
 // returns what must be done afterwards.
 func (m *Maps) removeFromIndex(rules []compile.Rule) (add func(), err error) {
 	n := &m.index
+	m.disown()
 	if n.x == nil {
 		// There may be an index of another process, which does not know these rules.
 		return func() {}, n.clear(m.words.index())
@@ -274,6 +293,7 @@ func (m *Maps) Renew() error {
 // renew leaves to the tries what ends before the lease, then extends the lease. table may be nil.
 func (m *Maps) renew(table *compile.Table) {
 	n := &m.index
+	m.disown()
 	if n.x == nil {
 		return
 	}

@@ -61,7 +61,7 @@ type Options struct {
 	// Boot turns a wall-clock time into CLOCK_BOOTTIME (lists/store.Clock.Boot). nil: by the clocks as they are now.
 	Boot   func(t time.Time) time.Duration
 	Logger *slog.Logger // nil: no log
-	// Lookup is how programs that this Loader attaches look up IPv4 sources. "": LookupIndexed.
+	// Lookup is how programs look up IPv4 sources. "": LookupIndexed.
 	Lookup Lookup
 
 	layout uint32                  // 0: bpf.Layout; tests pretend to be another build

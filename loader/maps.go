@@ -26,6 +26,7 @@ type Maps struct {
 	boot     clock
 	log      *slog.Logger
 	capacity uint32
+	lookup   Lookup
 
 	life    sync.RWMutex // held for reading by every method, for writing by Close
 	open    bool
@@ -61,7 +62,7 @@ func OpenMaps(o Options) (*Maps, error) {
 
 // openPinned opens the maps that are pinned in from, the pin directory or its staging directory.
 func openPinned(dir pinDir, from string, o Options) (_ *Maps, err error) {
-	m := &Maps{dir: dir, boot: o.Boot, log: o.Logger, held: [2]int{-1, -1}, open: true}
+	m := &Maps{dir: dir, boot: o.Boot, log: o.Logger, lookup: o.Lookup, held: [2]int{-1, -1}, open: true}
 	defer func() {
 		if err != nil {
 			_ = m.Close()

@@ -154,15 +154,18 @@ func (n *node) Status() control.Status {
 	if s.Bypass = bypass; bypass {
 		bad("kernel: bypass is on, nothing is blocked; end it with: portcullis bypass off")
 	}
-	n.checkIndex(bad)
+	s.Memory.Used += n.checkIndex(bad)
 	for _, a := range *n.interfaces.Load() {
 		s.Interfaces = append(s.Interfaces, n.wireInterface(a, bad))
 	}
 	return s
 }
 
-// checkIndex says what is wrong with the kernel's index over the tries.
-func (n *node) checkIndex(bad func(string, ...any)) {
+// checkIndex says what is wrong with the kernel's index over the tries, and how much memory it takes.
+func (n *node) checkIndex(bad func(string, ...any)) (bytes uint64) {
+	if n.config.Lookup == string(loader.LookupLPM) {
+		return 0
+	}
 	x, err := n.maps.Index()
 	switch {
 	case err != nil:
@@ -174,6 +177,7 @@ func (n *node) checkIndex(bad func(string, ...any)) {
 	case x.Lease <= 0:
 		bad("kernel: drops are looked up in the slower way until the lists are written")
 	}
+	return uint64(x.Bytes)
 }
 
 func (n *node) wireInterface(a loader.Attachment, bad func(string, ...any)) control.Interface {

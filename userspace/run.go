@@ -40,7 +40,7 @@ func Run(ctx context.Context, c Config, version string, log *slog.Logger, ready 
 	n.findProtected(prot)
 
 	ld, err := loader.Open(loader.Options{
-		PinDir: c.PinDir, Mode: loader.Mode(c.Mode), Capacity: c.Capacity, Logger: log,
+		PinDir: c.PinDir, Mode: loader.Mode(c.Mode), Lookup: loader.Lookup(c.Lookup), Capacity: c.Capacity, Logger: log,
 		Boot: func(t time.Time) time.Duration { return n.store.Clock().Boot(t) },
 	})
 	if err != nil {

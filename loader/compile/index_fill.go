@@ -39,6 +39,7 @@ func (c Cell) Ends() (deadline int64, ok bool) {
 // Filling collects the cells of a new index. The zero value is ready.
 type Filling struct {
 	cells []uint64 // address, length, class; ordered as the prefixes are
+	found int      // single addresses
 	hosts int
 }
 
@@ -46,14 +47,17 @@ type Filling struct {
 func (f *Filling) Add(p netip.Prefix, c Cell, soon func(deadline int64) bool) {
 	k := c.class(soon)
 	if size := 1 << (32 - p.Bits()); k == classDrop && size < dense {
-		f.hosts += size
+		f.found += size
 	}
 	f.cells = append(f.cells, uint64(first(p))<<16|uint64(p.Bits())<<8|uint64(k))
 }
 
+// Expect makes the index large enough for so many single addresses, should the cells seem to have fewer.
+func (f *Filling) Expect(hosts int) { f.hosts = hosts }
+
 // Index makes the index. It fails as [NewIndex] does; what finds no room afterwards, the tries are asked about.
 func (f *Filling) Index(memory Memory, seed uint64) (*Index, error) {
-	x, err := NewIndex(memory, seed, f.hosts)
+	x, err := NewIndex(memory, seed, max(f.found, f.hosts))
 	if err != nil {
 		return nil, err
 	}
