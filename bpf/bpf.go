@@ -21,7 +21,11 @@ const (
 	MapV6A      = portcullisMapLpmV6A
 	MapV6B      = portcullisMapLpmV6B
 
-	// VarMode is the [ModeLPM] variable, to be set before load; an unknown mode does not pass the verifier.
+	MapIndex  = portcullisMapIndexV4
+	MapGate   = portcullisMapGateV4
+	MapChecks = portcullisMapChecks
+
+	// VarMode is the variable of [ModeLPM] or [ModeIndexed], to be set before load; an unknown mode does not pass the verifier.
 	VarMode = portcullisVarMode
 )
 
@@ -32,6 +36,7 @@ type (
 	KeyV4   = portcullisLpmKeyV4     // Addr in network order, host bits zero
 	KeyV6   = portcullisLpmKeyV6     // the same
 	Count   = portcullisCount        // value of [MapCounters], one for every possible CPU
+	Check   = portcullisCheck        // value of [MapChecks], one for every possible CPU
 )
 
 const (
@@ -43,6 +48,23 @@ const (
 	CellProtected = uint8(portcullisCellFlagCELL_PROTECTED)
 	// ModeLPM looks sources up in the LPM tries alone.
 	ModeLPM = uint32(portcullisLookupModeMODE_LPM)
+	// ModeIndexed asks the index about IPv4 sources first.
+	ModeIndexed = uint32(portcullisLookupModeMODE_INDEXED)
+)
+
+// The index in [MapIndex], as portcullis.h has it: segments of SegmentLines lines of eight words.
+const (
+	SegmentLines = int(portcullisIndexLayoutSEGMENT_LINES)
+	SlotCells    = int(portcullisIndexLayoutSLOT_CELLS)
+	SlotBuckets  = int(portcullisIndexLayoutSLOT_BUCKETS)
+	SlotLeaves   = int(portcullisIndexLayoutSLOT_LEAVES)
+	IndexSlots   = int(portcullisIndexLayoutINDEX_SLOTS) // of one side
+	GateLines    = int(portcullisIndexLayoutGATE_LINES)  // of one side
+
+	CodeHosts = uint64(portcullisIndexCodeCODE_HOSTS)
+	CodeDrop  = uint64(portcullisIndexCodeCODE_DROP)
+	CodeAsk   = uint64(portcullisIndexCodeCODE_ASK)
+	CodeLeaf  = uint64(portcullisIndexCodeCODE_LEAF)
 )
 
 // Spec returns a fresh description of all programs and maps. Before loading it on a kernel older than 5.18, delete
@@ -94,6 +116,7 @@ const (
 	PassNeighbour   = portcullisReasonREASON_PASS_NEIGHBOUR
 	PassBypass      = portcullisReasonREASON_PASS_BYPASS
 	PassFirewallOff = portcullisReasonREASON_PASS_FIREWALL_OFF
+	PassIndex       = portcullisReasonREASON_PASS_INDEX
 	DropBlacklisted = portcullisReasonREASON_DROP_BLACKLISTED
 	DropShort       = portcullisReasonREASON_DROP_SHORT
 	DropVLANDepth   = portcullisReasonREASON_DROP_VLAN_DEPTH
@@ -124,6 +147,8 @@ func (r portcullisReason) String() string {
 		return "pass_bypass"
 	case PassFirewallOff:
 		return "pass_firewall_off"
+	case PassIndex:
+		return "pass_index"
 	case DropBlacklisted:
 		return "drop_blacklisted"
 	case DropShort:

@@ -9,9 +9,12 @@
 struct way {
 	enum family family;
 	enum reason reason;
+	bool indexed; /* the index decided; it may be checked by: */
+	__be32 source;
+	__u32 changes; /* as it was before the index was read */
 };
 
-#define WAY(family, reason) ((struct way){family, reason})
+#define WAY(f, r) ((struct way){.family = (f), .reason = (r)})
 
 /* Length of the packet, fragments included. */
 static __always_inline __u64 packet_bytes(struct xdp_md *ctx, bool frags)
@@ -21,15 +24,19 @@ static __always_inline __u64 packet_bytes(struct xdp_md *ctx, bool frags)
 	return ctx->data_end - ctx->data;
 }
 
+static __always_inline struct count *counter(struct way way)
+{
+	__u32 index = way.family * REASONS + way.reason;
+
+	return bpf_map_lookup_elem(&counters, &index);
+}
+
 /*
  * Counts the way and turns it into an XDP action. Counters are per CPU, and XDP does not interrupt itself on one, so
  * plain additions lose nothing.
  */
-static __always_inline int leave(struct xdp_md *ctx, struct way way, bool frags)
+static __always_inline int leave(struct xdp_md *ctx, struct way way, struct count *count, bool frags)
 {
-	__u32 index = way.family * REASONS + way.reason;
-	struct count *count = bpf_map_lookup_elem(&counters, &index);
-
 	if (count) {
 		count->packets++;
 		count->bytes += packet_bytes(ctx, frags);

@@ -46,12 +46,20 @@ func needRoot(t testing.TB) {
 
 func load(t testing.TB) *kernel {
 	t.Helper()
+	return loadMode(t, ModeLPM)
+}
+
+func loadMode(t testing.TB, mode uint32) *kernel {
+	t.Helper()
 	needRoot(t)
 	if err := rlimit.RemoveMemlock(); err != nil { // before 5.11 maps count as locked memory
 		t.Fatal(err)
 	}
 	spec, err := Spec()
 	if err != nil {
+		t.Fatal(err)
+	}
+	if err := spec.Variables[VarMode].Set(mode); err != nil {
 		t.Fatal(err)
 	}
 	k := &kernel{frags: true}

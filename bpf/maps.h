@@ -37,6 +37,40 @@ LPM_TRIE(lpm_v4_b, lpm_key_v4);
 LPM_TRIE(lpm_v6_a, lpm_key_v6);
 LPM_TRIE(lpm_v6_b, lpm_key_v6);
 
+/* A segment of the index. */
+struct segment {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, SEGMENT_LINES);
+	__type(key, __u32);
+	__type(value, struct line);
+};
+
+/* The verdicts on IPv4 sources in a form that takes two memory accesses, see portcullis.h. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__uint(max_entries, 2 * INDEX_SLOTS);
+	__type(key, __u32);
+	__array(values, struct segment);
+} index_v4 SEC(".maps");
+
+/* Which cells of the index are not 0. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 2 * GATE_LINES);
+	__type(key, __u32);
+	__type(value, struct line);
+} gate_v4 SEC(".maps");
+
+/* What the self-check has found. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct check);
+} checks SEC(".maps");
+
 /* One counter for every way out, per family: index family * REASONS + reason. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
@@ -48,12 +82,15 @@ struct {
 /* enum lookup_mode. User space sets it before load, so that the verifier drops the other modes' code. */
 const volatile enum lookup_mode mode = MODE_LPM;
 
-/* Keeps the enums that only code uses in BTF, which the Go bindings are made from. Not loaded. */
+/* Keeps the types that only code uses in BTF, which the Go bindings are made from. Not loaded. */
 const struct {
 	enum layout layout;
 	enum family family;
 	enum reason reason;
 	enum cell_flag cell_flag;
+	enum index_layout index_layout;
+	enum index_code index_code;
+	struct line line;
 } enums SEC(".enums");
 
 #endif

@@ -48,7 +48,8 @@ static __always_inline const void *header(struct xdp_md *ctx, __u32 offset, __u3
 	return NULL;
 }
 
-static __always_inline struct way parse_ipv4(struct xdp_md *ctx, __u32 offset, __u32 active, bool frags)
+static __always_inline struct way parse_ipv4(struct xdp_md *ctx, __u32 offset, const struct control_words *words,
+					     bool frags)
 {
 	struct iphdr copy;
 	const struct iphdr *ip = header(ctx, offset, sizeof(*ip), &copy, frags);
@@ -59,7 +60,7 @@ static __always_inline struct way parse_ipv4(struct xdp_md *ctx, __u32 offset, _
 		return WAY(FAMILY_IPV4, REASON_DROP_VERSION);
 	if (!ip->saddr)
 		return WAY(FAMILY_IPV4, REASON_PASS_UNSPECIFIED);
-	return WAY(FAMILY_IPV4, judge_v4(active, ip->saddr));
+	return judge_v4(words, FAMILY_IPV4, ip->saddr);
 }
 
 /*
@@ -77,7 +78,8 @@ static __always_inline bool is_neighbour(struct xdp_md *ctx, const struct ipv6hd
 	return type && *type >= 133 && *type <= 137;
 }
 
-static __always_inline struct way parse_ipv6(struct xdp_md *ctx, __u32 offset, __u32 active, bool frags)
+static __always_inline struct way parse_ipv6(struct xdp_md *ctx, __u32 offset, const struct control_words *words,
+					     bool frags)
 {
 	struct ipv6hdr copy;
 	const struct ipv6hdr *ip = header(ctx, offset, sizeof(*ip), &copy, frags);
@@ -96,8 +98,8 @@ static __always_inline struct way parse_ipv6(struct xdp_md *ctx, __u32 offset, _
 		return WAY(FAMILY_IPV6, REASON_PASS_NEIGHBOUR);
 	/* ::ffff:a.b.c.d reaches sockets as the IPv4 peer a.b.c.d, so the IPv4 lists hold for it. */
 	if (!(source[0] | source[1]) && source[2] == bpf_htonl(0xffff))
-		return WAY(FAMILY_IPV6, judge_v4(active, source[3]));
-	return WAY(FAMILY_IPV6, judge_v6(active, &ip->saddr));
+		return judge_v4(words, FAMILY_IPV6, source[3]);
+	return WAY(FAMILY_IPV6, judge_v6(words->active, &ip->saddr));
 }
 
 /* What Linux calls a VLAN tag, and 0x9100, which it may bridge to somebody who does. */

@@ -4,6 +4,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 
+#include "check.h"
 #include "parse.h"
 
 char LICENSE[] SEC("license") = "GPL";
@@ -21,25 +22,33 @@ static __always_inline struct way judge(struct xdp_md *ctx, const struct control
 	if (!found)
 		return WAY(FAMILY_OTHER, net.refused);
 	if (net.proto == bpf_htons(ETH_P_IP))
-		return parse_ipv4(ctx, net.offset, words->active, frags);
+		return parse_ipv4(ctx, net.offset, words, frags);
 	if (net.proto == bpf_htons(ETH_P_IPV6))
-		return parse_ipv6(ctx, net.offset, words->active, frags);
+		return parse_ipv6(ctx, net.offset, words, frags);
 	return WAY(FAMILY_OTHER, REASON_PASS_NON_IP);
 }
 
 static __always_inline int enter(struct xdp_md *ctx, bool layer3, bool frags)
 {
 	const struct control_words *words;
+	struct count *count;
+	struct way way;
 	__u32 zero = 0;
 
-	/* The index of a later version has its place here; until then no verifier lets another mode load. */
-	if (mode != MODE_LPM)
+	/* No verifier lets an unknown mode load. */
+	if (mode != MODE_LPM && mode != MODE_INDEXED)
 		*(volatile __u32 *)0 = mode;
 
 	words = bpf_map_lookup_elem(&control, &zero);
 	if (!words)
 		return XDP_PASS; /* cannot happen: an array's element is never absent */
-	return leave(ctx, judge(ctx, words, layer3, frags), frags);
+	way = judge(ctx, words, layer3, frags);
+	count = counter(way);
+	if (mode == MODE_INDEXED && way.indexed && count && count->packets % CHECK_EVERY == 0) {
+		way.reason = check_index(way.source, way.reason, way.changes);
+		count = counter(way);
+	}
+	return leave(ctx, way, count, frags);
 }
 
 /* Linux 5.15. */

@@ -5,12 +5,13 @@
 
 /* Raised whenever a map's layout or meaning changes; a loader refuses pinned maps of another. */
 enum layout {
-	LAYOUT_VERSION = 1,
+	LAYOUT_VERSION = 2,
 };
 
 /* How the source is looked up. The program of an unknown mode does not load: the verifier refuses it. */
 enum lookup_mode {
-	MODE_LPM, /* the LPM tries alone */
+	MODE_LPM,     /* the LPM tries alone */
+	MODE_INDEXED, /* IPv4 by the index, which sends to the tries what it cannot answer */
 };
 
 /* Every way out of the program: one counter each, per CPU, per family. */
@@ -25,6 +26,7 @@ enum reason {
 	REASON_PASS_NEIGHBOUR,	  /* ICMPv6 133-137, hop limit 255 */
 	REASON_PASS_BYPASS,	  /* portcullis bypass on */
 	REASON_PASS_FIREWALL_OFF, /* disable_firewall */
+	REASON_PASS_INDEX,	  /* the index drops nothing there: unlisted, expired, whitelisted or protected */
 	REASON_DROP_BLACKLISTED,  /* an unexpired blacklist entry covers it, no whitelist entry does */
 	REASON_DROP_SHORT,	  /* ends before the fixed header that its type promises */
 	REASON_DROP_VLAN_DEPTH,	  /* more tags than the parser follows */
@@ -81,6 +83,56 @@ struct control_words {
 	unsigned int bypass;	       /* 1: everything passes */
 	unsigned int firewall_off;     /* 1: everything passes */
 	unsigned long long generation; /* of the lists that the active tries hold */
+	unsigned long long lease;      /* until when the index may drop, ns of CLOCK_MONOTONIC_COARSE */
+	unsigned int index;	       /* 0 = a, 1 = b: the side of the index that is read */
+	unsigned int changes;	       /* odd while tries or index are being changed: no self-check then */
+	struct index_side {
+		unsigned int multiply[2]; /* the mixer's two odd factors, drawn anew for each filling */
+		unsigned int shift;	  /* 32 - log2(buckets) */
+		unsigned int pad;
+	} sides[2];
+};
+
+/*
+ * index_v4: ARRAY_OF_MAPS of segments, each a mmapable array of 2 MiB; INDEX_SLOTS of them for either side:
+ *
+ *   cells    one u64 for each /20: sixteen 2-bit codes, one a /24, in the low half; above them the number of the
+ *            leaf that belongs to the first /24 of CODE_LEAF, those of the others follow it.
+ *   buckets  a quotient table of single addresses: mix(address) is a bucket (the high bits) and a tag (the low 16),
+ *            which together are the address again. Consulted for /24s of CODE_HOSTS only. Tag 0 is a free place.
+ *   leaves   256 bits for the addresses of a /24, 1 = drop.
+ *
+ * A segment that is not there sends the packet to the tries.
+ *
+ * gate_v4: mmapable array of GATE_LINES lines for either side: a bit for each /20, 0 if its cell is 0. It is small
+ * enough to stay in a CPU's own cache, so that lists of scattered addresses cost one memory access and not two.
+ */
+struct line {
+	unsigned long long words[8];
+};
+
+enum index_layout {
+	SEGMENT_LINES = 32768,
+	SLOT_CELLS = 0,
+	SLOT_BUCKETS = 4,  /* up to 2^22 of them */
+	SLOT_LEAVES = 132, /* up to 2^24 of them, two a line */
+	INDEX_SLOTS = 388, /* of one side */
+	GATE_LINES = 2048,
+};
+
+enum index_code {
+	CODE_HOSTS, /* dropped are the addresses in the buckets, none if there are none */
+	CODE_DROP,  /* all dropped */
+	CODE_ASK,   /* the tries know */
+	CODE_LEAF,
+};
+
+#define CHECK_EVERY 1024 /* packets of a counter: one of so many is judged by index and tries both */
+
+/* checks: PERCPU_ARRAY of one. Where the two disagree the tries' verdict is the packet's. */
+struct check {
+	unsigned long long packets;
+	unsigned long long mismatches;
 };
 
 #endif

@@ -28,6 +28,12 @@ const (
 	portcullisCellFlagCELL_PROTECTED portcullisCellFlag = 1
 )
 
+type portcullisCheck struct {
+	_          structs.HostLayout
+	Packets    uint64
+	Mismatches uint64
+}
+
 type portcullisControlWords struct {
 	_           structs.HostLayout
 	Layout      uint32
@@ -35,6 +41,15 @@ type portcullisControlWords struct {
 	Bypass      uint32
 	FirewallOff uint32
 	Generation  uint64
+	Lease       uint64
+	Index       uint32
+	Changes     uint32
+	Sides       [2]struct {
+		_        structs.HostLayout
+		Multiply [2]uint32
+		Shift    uint32
+		Pad      uint32
+	}
 }
 
 type portcullisCount struct {
@@ -52,16 +67,42 @@ const (
 	portcullisFamilyFAMILIES     portcullisFamily = 3
 )
 
+type portcullisIndexCode uint32
+
+const (
+	portcullisIndexCodeCODE_HOSTS portcullisIndexCode = 0
+	portcullisIndexCodeCODE_DROP  portcullisIndexCode = 1
+	portcullisIndexCodeCODE_ASK   portcullisIndexCode = 2
+	portcullisIndexCodeCODE_LEAF  portcullisIndexCode = 3
+)
+
+type portcullisIndexLayout uint32
+
+const (
+	portcullisIndexLayoutSEGMENT_LINES portcullisIndexLayout = 32768
+	portcullisIndexLayoutSLOT_CELLS    portcullisIndexLayout = 0
+	portcullisIndexLayoutSLOT_BUCKETS  portcullisIndexLayout = 4
+	portcullisIndexLayoutSLOT_LEAVES   portcullisIndexLayout = 132
+	portcullisIndexLayoutINDEX_SLOTS   portcullisIndexLayout = 388
+	portcullisIndexLayoutGATE_LINES    portcullisIndexLayout = 2048
+)
+
 type portcullisLayout uint32
 
 const (
-	portcullisLayoutLAYOUT_VERSION portcullisLayout = 1
+	portcullisLayoutLAYOUT_VERSION portcullisLayout = 2
 )
+
+type portcullisLine struct {
+	_     structs.HostLayout
+	Words [8]uint64
+}
 
 type portcullisLookupMode uint32
 
 const (
-	portcullisLookupModeMODE_LPM portcullisLookupMode = 0
+	portcullisLookupModeMODE_LPM     portcullisLookupMode = 0
+	portcullisLookupModeMODE_INDEXED portcullisLookupMode = 1
 )
 
 type portcullisLpmKeyV4 struct {
@@ -89,19 +130,23 @@ const (
 	portcullisReasonREASON_PASS_NEIGHBOUR    portcullisReason = 7
 	portcullisReasonREASON_PASS_BYPASS       portcullisReason = 8
 	portcullisReasonREASON_PASS_FIREWALL_OFF portcullisReason = 9
-	portcullisReasonREASON_DROP_BLACKLISTED  portcullisReason = 10
-	portcullisReasonREASON_DROP_SHORT        portcullisReason = 11
-	portcullisReasonREASON_DROP_VLAN_DEPTH   portcullisReason = 12
-	portcullisReasonREASON_DROP_VERSION      portcullisReason = 13
-	portcullisReasonREASONS                  portcullisReason = 14
+	portcullisReasonREASON_PASS_INDEX        portcullisReason = 10
+	portcullisReasonREASON_DROP_BLACKLISTED  portcullisReason = 11
+	portcullisReasonREASON_DROP_SHORT        portcullisReason = 12
+	portcullisReasonREASON_DROP_VLAN_DEPTH   portcullisReason = 13
+	portcullisReasonREASON_DROP_VERSION      portcullisReason = 14
+	portcullisReasonREASONS                  portcullisReason = 15
 )
 
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	portcullisMapChecks       = "checks"
 	portcullisMapControl      = "control"
 	portcullisMapCounters     = "counters"
+	portcullisMapGateV4       = "gate_v4"
+	portcullisMapIndexV4      = "index_v4"
 	portcullisMapLpmV4A       = "lpm_v4_a"
 	portcullisMapLpmV4B       = "lpm_v4_b"
 	portcullisMapLpmV6A       = "lpm_v6_a"
@@ -165,8 +210,11 @@ type portcullisProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type portcullisMapSpecs struct {
+	Checks   *ebpf.MapSpec `ebpf:"checks"`
 	Control  *ebpf.MapSpec `ebpf:"control"`
 	Counters *ebpf.MapSpec `ebpf:"counters"`
+	GateV4   *ebpf.MapSpec `ebpf:"gate_v4"`
+	IndexV4  *ebpf.MapSpec `ebpf:"index_v4"`
 	LpmV4A   *ebpf.MapSpec `ebpf:"lpm_v4_a"`
 	LpmV4B   *ebpf.MapSpec `ebpf:"lpm_v4_b"`
 	LpmV6A   *ebpf.MapSpec `ebpf:"lpm_v6_a"`
@@ -200,8 +248,11 @@ func (o *portcullisObjects) Close() error {
 //
 // It can be passed to loadPortcullisObjects or ebpf.CollectionSpec.LoadAndAssign.
 type portcullisMaps struct {
+	Checks   *ebpf.Map `ebpf:"checks"`
 	Control  *ebpf.Map `ebpf:"control"`
 	Counters *ebpf.Map `ebpf:"counters"`
+	GateV4   *ebpf.Map `ebpf:"gate_v4"`
+	IndexV4  *ebpf.Map `ebpf:"index_v4"`
 	LpmV4A   *ebpf.Map `ebpf:"lpm_v4_a"`
 	LpmV4B   *ebpf.Map `ebpf:"lpm_v4_b"`
 	LpmV6A   *ebpf.Map `ebpf:"lpm_v6_a"`
@@ -210,8 +261,11 @@ type portcullisMaps struct {
 
 func (m *portcullisMaps) Close() error {
 	return _PortcullisClose(
+		m.Checks,
 		m.Control,
 		m.Counters,
+		m.GateV4,
+		m.IndexV4,
 		m.LpmV4A,
 		m.LpmV4B,
 		m.LpmV6A,

@@ -5,7 +5,10 @@
 
 #include <linux/in6.h>
 
+#include <bpf/bpf_endian.h>
+
 #include "counters.h"
+#include "index.h"
 
 /* Whether a deadline depends on the clock. */
 static __always_inline bool ends(__u64 deadline)
@@ -35,7 +38,7 @@ static __always_inline enum reason judge_cell(const struct cell *cell)
 }
 
 /* source is in network order, as the packet has it. */
-static __always_inline enum reason judge_v4(__u32 active, __be32 source)
+static __always_inline enum reason ask_tries(__u32 active, __be32 source)
 {
 	struct lpm_key_v4 key = {.prefixlen = 32};
 
@@ -43,6 +46,34 @@ static __always_inline enum reason judge_v4(__u32 active, __be32 source)
 	if (active)
 		return judge_cell(bpf_map_lookup_elem(&lpm_v4_b, &key));
 	return judge_cell(bpf_map_lookup_elem(&lpm_v4_a, &key));
+}
+
+/* family is that of the packet: an IPv4-mapped source comes here too. */
+static __always_inline struct way judge_v4(const struct control_words *words, enum family family, __be32 source)
+{
+	struct way way = {.family = family, .source = source};
+
+	if (mode == MODE_INDEXED) {
+		way.changes = *(const volatile __u32 *)&words->changes;
+		way.indexed = true;
+		switch (ask_index(words, bpf_ntohl(source))) {
+		case ANSWER_PASS:
+			way.reason = REASON_PASS_INDEX;
+			return way;
+		case ANSWER_DROP:
+			/* Nobody takes off the index what has ended once its writer is dead: the tries know the ends.
+			 */
+			way.reason = REASON_DROP_BLACKLISTED;
+			if (bpf_ktime_get_coarse_ns() < words->lease)
+				return way;
+			break;
+		default:
+			break;
+		}
+		way.indexed = false;
+	}
+	way.reason = ask_tries(words->active, source);
+	return way;
 }
 
 static __always_inline enum reason judge_v6(__u32 active, const struct in6_addr *source)

@@ -184,6 +184,7 @@ func TestVerdicts(t *testing.T) {
 	}
 	seen["short frame"], seen["short IP"] = true, true // TestTruncated
 	seen["expired"] = true                             // TestDeadlines
+	seen["index"] = true                               // TestIndex
 	for _, r := range rules {
 		if !seen[r.name] {
 			t.Errorf("no packet for the rule %q", r.name)

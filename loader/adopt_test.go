@@ -72,7 +72,7 @@ func TestAdopt(t *testing.T) {
 	}
 	// The other build's maps are not for this one.
 	_, err = OpenMaps(Options{PinDir: g.pins, layout: layout2})
-	wantErr(t, err, ErrLayout, "layout 1", "this build has 2")
+	wantErr(t, err, ErrLayout, fmt.Sprintf("layout %d", bpf.Layout), fmt.Sprintf("this build has %d", bpf.Layout+1))
 }
 
 // TestTakeOverAll: a daemon with maps of its own takes over the interfaces that it is not told about, too; and one
@@ -200,7 +200,7 @@ func expectPins(t *testing.T, dir string) {
 	for _, e := range entries {
 		names = append(names, e.Name())
 	}
-	want := []string{"control", "counters_gw", "link_gw", "lock", "lpm_v4_a", "lpm_v4_b", "lpm_v6_a", "lpm_v6_b", "prog_gw"}
+	want := []string{"checks", "control", "counters_gw", "gate_v4", "index_v4", "link_gw", "lock", "lpm_v4_a", "lpm_v4_b", "lpm_v6_a", "lpm_v6_b", "prog_gw"}
 	if !slices.Equal(names, want) {
 		t.Errorf("pinned: %v, want %v", names, want)
 	}

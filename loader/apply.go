@@ -27,6 +27,22 @@ func (m *Maps) Apply(generation uint64, rules []compile.Rule) error {
 		return err
 	}
 	m.held = [2]int{-1, -1} // until all is written
+	if err := m.applyRules(rules); err != nil {
+		return fmt.Errorf("apply lists to kernel: %w", err)
+	}
+	m.held = after
+	atomic.StoreUint64(&m.words.Generation, generation)
+	m.makeRoom()
+	return nil
+}
+
+func (m *Maps) applyRules(rules []compile.Rule) error {
+	m.changing()
+	defer m.changing()
+	addToIndex, err := m.removeFromIndex(rules)
+	if err != nil {
+		return err
+	}
 	s := &m.sides[m.words.active()]
 	for len(rules) > 0 {
 		n := 1
@@ -34,12 +50,11 @@ func (m *Maps) Apply(generation uint64, rules []compile.Rule) error {
 			n++
 		}
 		if err := m.applyAlike(s, rules[:n]); err != nil {
-			return fmt.Errorf("apply lists to kernel: %w", err)
+			return err
 		}
 		rules = rules[n:]
 	}
-	m.held = after
-	atomic.StoreUint64(&m.words.Generation, generation)
+	addToIndex()
 	return nil
 }
 

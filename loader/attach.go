@@ -277,6 +277,7 @@ func (l *Loader) load(pin string, layer3, frags bool) (*ebpf.Program, error) {
 		bpf.MapControl: l.maps.control, bpf.MapCounters: counters,
 		bpf.MapV4A: l.maps.sides[0].v4.m, bpf.MapV4B: l.maps.sides[1].v4.m,
 		bpf.MapV6A: l.maps.sides[0].v6.m, bpf.MapV6B: l.maps.sides[1].v6.m,
+		bpf.MapIndex: l.maps.index.outer, bpf.MapGate: l.maps.index.gate, bpf.MapChecks: l.maps.checks,
 	}})
 	if err != nil {
 		return nil, fmt.Errorf("load program %s: %w", name, permission(err))

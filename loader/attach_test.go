@@ -35,8 +35,7 @@ func TestAttachNative(t *testing.T) {
 	}
 	eventually(t, "packets counted", func() bool {
 		return count(t, l.Maps(), "gw", "ipv4", "drop_blacklisted") == 10 &&
-			count(t, l.Maps(), "gw", "ipv4", "pass_whitelisted") == 10 &&
-			count(t, l.Maps(), "gw", "ipv4", "pass_unlisted") == 10
+			count(t, l.Maps(), "gw", "ipv4", "pass_index") == 20
 	})
 	got := gw.received()
 	want := map[netip.Addr]int{netip.MustParseAddr("10.1.3.4"): 10, good: 10}
@@ -68,7 +67,7 @@ func TestAttachLayer3(t *testing.T) {
 		must(t, err)
 	}
 	for _, c := range []struct{ family, reason string }{
-		{"ipv4", "drop_blacklisted"}, {"ipv6", "drop_blacklisted"}, {"ipv4", "pass_unlisted"},
+		{"ipv4", "drop_blacklisted"}, {"ipv6", "drop_blacklisted"}, {"ipv4", "pass_index"},
 	} {
 		eventually(t, "counter "+c.family+" "+c.reason, func() bool { return count(t, l.Maps(), "tun7", c.family, c.reason) == 1 })
 	}

@@ -8,8 +8,6 @@ import (
 	"slices"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/portcullis/portcullis/bpf"
 )
 
 // Detach takes the program off these interfaces (none given: off all) and removes their pins; when none is left
@@ -119,7 +117,7 @@ func (d pinDir) removeIfUnused() error {
 		return err
 	}
 	d.emptyTries(Options{}.withDefaults())
-	names := slices.Concat(trieNames[:], []string{bpf.MapControl, "lock"})
+	names := append(slices.Clone(mapNames[:]), "lock")
 	for _, kind := range []string{"prog_", "counters_"} { // a process died while it published
 		left, err := d.names(kind)
 		if err != nil {

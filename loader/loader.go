@@ -37,6 +37,14 @@ const (
 	ModeNativeThenGeneric Mode = "native-then-generic" // native with xdp.frags, native without, generic
 )
 
+// Lookup is a way to look up IPv4 sources.
+type Lookup string
+
+const (
+	LookupIndexed Lookup = "indexed" // in the index, which asks the tries where it does not know
+	LookupLPM     Lookup = "lpm"     // in the tries alone: slower, and each way out has its counter
+)
+
 // DefaultPinDir is where pins are unless Options say otherwise.
 const DefaultPinDir = "/sys/fs/bpf/portcullis"
 
@@ -53,6 +61,8 @@ type Options struct {
 	// Boot turns a wall-clock time into CLOCK_BOOTTIME (lists/store.Clock.Boot). nil: by the clocks as they are now.
 	Boot   func(t time.Time) time.Duration
 	Logger *slog.Logger // nil: no log
+	// Lookup is how programs look up IPv4 sources. "": LookupIndexed.
+	Lookup Lookup
 
 	layout uint32                  // 0: bpf.Layout; tests pretend to be another build
 	step   func(step string) error // nil, or called before each named step of a change of pins; tests fail there
@@ -91,6 +101,13 @@ func (o Options) spec() (*ebpf.CollectionSpec, error) {
 	}
 	for _, name := range trieNames {
 		spec.Maps[name].MaxEntries = o.Capacity
+	}
+	mode := bpf.ModeIndexed
+	if o.Lookup == LookupLPM {
+		mode = bpf.ModeLPM
+	}
+	if err := spec.Variables[bpf.VarMode].Set(mode); err != nil {
+		return nil, fmt.Errorf("set lookup mode: %w", err)
 	}
 	return spec, nil
 }

@@ -26,15 +26,18 @@ type Maps struct {
 	boot     clock
 	log      *slog.Logger
 	capacity uint32
+	lookup   Lookup
 
 	life    sync.RWMutex // held for reading by every method, for writing by Close
 	open    bool
 	control *ebpf.Map
 	words   *controlWords
 	sides   [2]side // a, b: the active one is words.Active
+	checks  *ebpf.Map
 
-	writing sync.Mutex // Replace, Apply
-	held    [2]int     // prefixes in the active tries, v4 and v6; -1: not known
+	writing sync.Mutex // Replace, Apply, Renew
+	index   index
+	held    [2]int // prefixes in the active tries, v4 and v6; -1: not known
 }
 
 // side is one of the two sets of tries.
@@ -59,7 +62,7 @@ func OpenMaps(o Options) (*Maps, error) {
 
 // openPinned opens the maps that are pinned in from, the pin directory or its staging directory.
 func openPinned(dir pinDir, from string, o Options) (_ *Maps, err error) {
-	m := &Maps{dir: dir, boot: o.Boot, log: o.Logger, held: [2]int{-1, -1}, open: true}
+	m := &Maps{dir: dir, boot: o.Boot, log: o.Logger, lookup: o.Lookup, held: [2]int{-1, -1}, open: true}
 	defer func() {
 		if err != nil {
 			_ = m.Close()
@@ -85,16 +88,28 @@ func openPinned(dir pinDir, from string, o Options) (_ *Maps, err error) {
 		{bpf.MapV4A, &m.sides[0].v4.m}, {bpf.MapV4B, &m.sides[1].v4.m},
 		{bpf.MapV6A, &m.sides[0].v6.m}, {bpf.MapV6B, &m.sides[1].v6.m},
 	} {
-		if *t.to, err = openTrie(from, t.name, spec.Maps[t.name]); err != nil {
+		if *t.to, err = openMap(from, t.name, spec.Maps[t.name]); err != nil {
 			return nil, err
 		}
 	}
 	m.capacity = m.sides[0].v4.m.MaxEntries()
-	return m, nil
+	if m.index.outer, err = openMap(from, bpf.MapIndex, spec.Maps[bpf.MapIndex]); err != nil {
+		return nil, err
+	}
+	m.index.spec = spec.Maps[bpf.MapIndex].InnerMap.Copy()
+	m.index.spec.Name = "segment"
+	if m.index.gate, err = openMap(from, bpf.MapGate, spec.Maps[bpf.MapGate]); err != nil {
+		return nil, err
+	}
+	if m.index.gates, err = mapWords(m.index.gate, 2*compile.GateWords); err != nil {
+		return nil, err
+	}
+	m.checks, err = openMap(from, bpf.MapChecks, spec.Maps[bpf.MapChecks])
+	return m, err
 }
 
-// openTrie opens a pinned trie of any capacity.
-func openTrie(from, name string, want *ebpf.MapSpec) (*ebpf.Map, error) {
+// openMap opens a pinned map of any capacity.
+func openMap(from, name string, want *ebpf.MapSpec) (*ebpf.Map, error) {
 	t, err := loadPin(filepath.Join(from, name))
 	if errors.Is(err, ErrNotLoaded) {
 		return nil, fmt.Errorf("%w: %w", ErrLayout, err) // control is there, so an incomplete set
@@ -131,7 +146,7 @@ func createMaps(dir pinDir, o Options) error {
 	if err != nil {
 		return err
 	}
-	for _, name := range append(trieNames[:], bpf.MapControl) {
+	for _, name := range mapNames {
 		if err := createMap(spec.Maps[name], filepath.Join(dir.stagingMaps(), name), func(m *ebpf.Map) error {
 			if name != bpf.MapControl {
 				return nil
@@ -177,7 +192,13 @@ func (m *Maps) Close() error {
 	if m.words != nil {
 		m.words.unmap()
 	}
-	errs := []error{m.control.Close()}
+	if m.index.space != nil {
+		m.index.space.free()
+	}
+	if m.index.gates != nil {
+		unmapWords(m.index.gates)
+	}
+	errs := []error{m.control.Close(), m.index.outer.Close(), m.index.gate.Close(), m.checks.Close()}
 	for _, s := range m.sides {
 		errs = append(errs, s.v4.m.Close(), s.v6.m.Close())
 	}

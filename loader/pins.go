@@ -28,6 +28,9 @@ type pinDir struct{ path string }
 // trieNames are the tries in the order of publishing: a of both families, then b.
 var trieNames = [...]string{bpf.MapV4A, bpf.MapV6A, bpf.MapV4B, bpf.MapV6B}
 
+// mapNames are all shared maps in the order of publishing.
+var mapNames = [...]string{bpf.MapV4A, bpf.MapV6A, bpf.MapV4B, bpf.MapV6B, bpf.MapIndex, bpf.MapGate, bpf.MapChecks, bpf.MapControl}
+
 // stagingMaps and stagingInterface are where pins are made before they are renamed.
 func (d pinDir) stagingMaps() string      { return filepath.Join(d.path, "staging_maps") }
 func (d pinDir) stagingInterface() string { return filepath.Join(d.path, "staging_interface") }
@@ -95,7 +98,7 @@ func (d pinDir) publishMaps(o Options) error {
 	if err := os.Remove(control); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("remove old pin: %w", permission(err))
 	}
-	for _, name := range append(trieNames[:], bpf.MapControl) {
+	for _, name := range mapNames {
 		if err := o.step("publish " + name); err != nil {
 			return err
 		}

@@ -34,17 +34,31 @@ func (m *Maps) Replace(ctx context.Context, generation uint64, cells iter.Seq2[n
 		return fmt.Errorf("empty idle tries: %w", err)
 	}
 	f := filler{to: &m.sides[idle], boot: m.boot, room: int(m.capacity), progress: progress}
-	if err := f.fill(ctx, cells); err != nil {
+	b := m.beginIndex()
+	flip, err := func() (func() func() error, error) {
+		if err := f.fill(ctx, b.indexing(ctx, cells)); err != nil {
+			return nil, err
+		}
+		return b.finish()
+	}()
+	if err != nil {
 		if err := m.sides[idle].empty(context.WithoutCancel(ctx)); err != nil {
 			m.log.Warn("idle tries keep what an unfinished replacement wrote; the next one empties them", "error", err)
 		}
 		return fmt.Errorf("fill idle tries: %w", err)
 	}
+	m.changing()
 	atomic.StoreUint32(&m.words.Active, uint32(idle))
+	freeOld := flip()
+	m.changing()
+	m.renew(nil)
 	atomic.StoreUint64(&m.words.Generation, generation)
 	m.held = [2]int{len(f.keys4), len(f.keys6)}
 
 	waitForReaders()
+	if err := freeOld(); err != nil {
+		m.log.Warn("old index is not freed yet; the next replacement does", "error", err)
+	}
 	if err := m.sides[old].emptyOf(ctx, &f); err != nil {
 		m.log.Warn("old tries are not empty yet; the next replacement empties them", "error", err)
 	}

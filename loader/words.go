@@ -24,3 +24,16 @@ func mapControl(m *ebpf.Map) (*controlWords, error) {
 func (w *controlWords) unmap() {
 	_ = unix.MunmapPtr(unsafe.Pointer(w), uintptr(unix.Getpagesize())) // fails only for what is not mapped
 }
+
+// mapWords maps the elements of a mmapable array into memory, as words. The mapping outlives m.
+func mapWords(m *ebpf.Map, n int) ([]uint64, error) {
+	p, err := unix.MmapPtr(m.FD(), 0, nil, uintptr(n)*8, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		return nil, fmt.Errorf("map %s: %w", m, permission(err))
+	}
+	return unsafe.Slice((*uint64)(p), n), nil
+}
+
+func unmapWords(w []uint64) {
+	_ = unix.MunmapPtr(unsafe.Pointer(unsafe.SliceData(w)), uintptr(len(w))*8)
+}

@@ -24,7 +24,8 @@ var ErrConfig = errors.New("bad configuration")
 // environment, environment over file, file over the defaults of [DefaultConfig].
 type Config struct {
 	Interfaces []string `toml:"interfaces"`
-	Mode       string   `toml:"mode"` // native, generic, native-then-generic
+	Mode       string   `toml:"mode"`   // native, generic, native-then-generic
+	Lookup     string   `toml:"lookup"` // indexed, lpm
 	StateDir   string   `toml:"state_dir"`
 	Socket     string   `toml:"socket"`
 	PinDir     string   `toml:"pin_dir"`
@@ -47,6 +48,7 @@ type Config struct {
 func DefaultConfig() Config {
 	return Config{
 		Mode:     string(loader.ModeNativeThenGeneric),
+		Lookup:   string(loader.LookupIndexed),
 		StateDir: "/var/lib/portcullis",
 		Socket:   "/run/portcullis/portcullis.sock",
 		PinDir:   "/sys/fs/bpf/portcullis",
@@ -100,6 +102,9 @@ func (c Config) Check() error {
 	modes := []string{string(loader.ModeNative), string(loader.ModeGeneric), string(loader.ModeNativeThenGeneric)}
 	if !slices.Contains(modes, c.Mode) {
 		return bad("mode", "%q is not one of %s", c.Mode, strings.Join(modes, ", "))
+	}
+	if lookups := []string{string(loader.LookupIndexed), string(loader.LookupLPM)}; !slices.Contains(lookups, c.Lookup) {
+		return bad("lookup", "%q is not one of %s", c.Lookup, strings.Join(lookups, ", "))
 	}
 	for i, name := range c.Interfaces {
 		if name == "" || len(name) > 15 || strings.ContainsAny(name, "/ \t\n\x00") || name == "." || name == ".." {

@@ -20,12 +20,16 @@ type kernel interface {
 	Replace(ctx context.Context, generation uint64, cells iter.Seq2[netip.Prefix, compile.Cell], progress func(done int)) error
 	Apply(generation uint64, rules []compile.Rule) error
 	SetFirewall(on bool) error
+	Renew() error
 }
 
 // watcher is what enforcement needs of a store.
 type watcher interface {
 	Watch(ctx context.Context, from uint64) (lists.Update, error)
 }
+
+// renewEvery is how often the kernel is told that somebody looks after its index.
+const renewEvery = time.Second
 
 // retryEvery is how long enforcement waits before it writes the whole list again after the kernel refused a change.
 const retryEvery = time.Second
@@ -87,6 +91,8 @@ func (e *enforcement) run(ctx context.Context) error {
 	defer protect.Stop()
 	retry := time.NewTicker(retryEvery)
 	defer retry.Stop()
+	renew := time.NewTicker(renewEvery)
+	defer renew.Stop()
 	for {
 		select {
 		case err := <-failed:
@@ -98,6 +104,8 @@ func (e *enforcement) run(ctx context.Context) error {
 			e.update(ctx, u)
 		case <-protect.C:
 			e.refreshProtected()
+		case <-renew.C:
+			e.renew()
 		case <-retry.C:
 			if !e.inStep {
 				e.report(e.snapshot.Generation(), e.replace(ctx, nil))
@@ -145,10 +153,19 @@ func (e *enforcement) update(ctx context.Context, u lists.Update) {
 	e.report(u.Snapshot.Generation(), err)
 }
 
+// renew keeps the kernel's index in force; without it every drop is looked up in the tries.
+func (e *enforcement) renew() {
+	if err := e.kernel.Renew(); err != nil {
+		e.log.Warn("kernel looks packets up in the slower way", "error", err)
+	}
+}
+
 // replace writes the whole state: tries first, then the firewall switch.
 func (e *enforcement) replace(ctx context.Context, progress func(done int)) error {
 	e.inStep = false
-	cells := ahead(e.table.Rebuild(e.snapshot, e.protected))
+	e.renew() // a big table takes a while
+	cells, finish := ahead(e.table.Rebuild(e.snapshot, e.protected))
+	defer finish() // also when the kernel refuses: the table must never be half of a list
 	if err := e.kernel.Replace(ctx, e.snapshot.Generation(), cells, progress); err != nil {
 		return err
 	}
@@ -159,46 +176,37 @@ func (e *enforcement) replace(ctx context.Context, progress func(done int)) erro
 	return nil
 }
 
-// ahead yields what cells yields, worked out on another CPU while its reader writes to the kernel. When it returns,
-// cells has ended.
-func ahead(cells iter.Seq2[netip.Prefix, compile.Cell]) iter.Seq2[netip.Prefix, compile.Cell] {
+// ahead works cells out to their end, on another CPU while who reads them writes to the kernel. finish returns when
+// that is done; what nobody read is dropped.
+func ahead(cells iter.Seq2[netip.Prefix, compile.Cell]) (out iter.Seq2[netip.Prefix, compile.Cell], finish func()) {
 	type pair struct {
 		prefix netip.Prefix
 		cell   compile.Cell
 	}
 	const some = 8 << 10
-	return func(yield func(netip.Prefix, compile.Cell) bool) {
-		ready, enough := make(chan []pair, 16), make(chan struct{})
-		go func() {
-			defer close(ready)
-			batch := make([]pair, 0, some)
-			for p, c := range cells {
-				if batch = append(batch, pair{p, c}); len(batch) < some {
-					continue
-				}
-				select {
-				case ready <- batch:
-				case <-enough:
-					return
-				}
+	ready := make(chan []pair, 16)
+	go func() {
+		defer close(ready)
+		batch := make([]pair, 0, some)
+		for p, c := range cells {
+			if batch = append(batch, pair{p, c}); len(batch) == some {
+				ready <- batch
 				batch = make([]pair, 0, some)
 			}
-			select {
-			case ready <- batch:
-			case <-enough:
-			}
-		}()
-		defer func() {
-			close(enough)
-			for range ready {
-			}
-		}()
+		}
+		ready <- batch
+	}()
+	out = func(yield func(netip.Prefix, compile.Cell) bool) {
 		for batch := range ready {
 			for _, p := range batch {
 				if !yield(p.prefix, p.cell) {
 					return
 				}
 			}
+		}
+	}
+	return out, func() {
+		for range ready {
 		}
 	}
 }

@@ -67,6 +67,8 @@ func (k *fakeKernel) Apply(_ uint64, rules []compile.Rule) error {
 	return nil
 }
 
+func (k *fakeKernel) Renew() error { return nil }
+
 func (k *fakeKernel) SetFirewall(on bool) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -247,4 +249,28 @@ func TestEnforcementWaitEndsWithItsContext(t *testing.T) {
 			t.Fatalf("wait: %v", err)
 		}
 	})
+}
+
+// TestRefusedReplaceLeavesAWholeTable: the table that changes are worked out from never holds half of a list, however
+// early the kernel refuses one.
+func TestRefusedReplaceLeavesAWholeTable(t *testing.T) {
+	const n = 50_000
+	b := lists.NewBuilder(nil)
+	b.Set(lists.DefaultSettings())
+	for i := range n {
+		id, _ := lists.PrefixID(netip.PrefixFrom(netip.AddrFrom4([4]byte{11, byte(i >> 16), byte(i >> 8), byte(i)}), 32))
+		b.Put(lists.Entry{Key: lists.Key{List: lists.Blacklist, Source: lists.Manual, ID: id}})
+	}
+	k := &fakeKernel{fail: 1}
+	e := newEnforcement(k, nil, slog.New(slog.DiscardHandler), nil, nil)
+	e.snapshot = b.Snapshot(2)
+	if err := e.replace(t.Context(), nil); !errors.Is(err, errFake) {
+		t.Fatal(err)
+	}
+	if v4, _ := e.table.Len(); v4 != n || e.inStep {
+		t.Errorf("after a refusal the table holds %d of %d, in step %t", v4, n, e.inStep)
+	}
+	if err := e.replace(t.Context(), nil); err != nil || len(k.holds()) != n {
+		t.Errorf("after another try the kernel holds %d of %d: %v", len(k.holds()), n, err)
+	}
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/portcullis/portcullis/lists"
+	"github.com/portcullis/portcullis/loader"
 	"github.com/portcullis/portcullis/userspace/control"
 )
 
@@ -24,11 +25,12 @@ type metrics struct {
 	status   func() control.Status
 	snapshot func() *lists.Snapshot
 	capacity uint32
+	index    func() (loader.IndexState, error)
 	apply    *prometheus.HistogramVec
 }
 
-func newMetrics(status func() control.Status, snapshot func() *lists.Snapshot, capacity uint32) *metrics {
-	return &metrics{status, snapshot, capacity, prometheus.NewHistogramVec(prometheus.HistogramOpts{
+func newMetrics(status func() control.Status, snapshot func() *lists.Snapshot, capacity uint32, index func() (loader.IndexState, error)) *metrics {
+	return &metrics{status, snapshot, capacity, index, prometheus.NewHistogramVec(prometheus.HistogramOpts{
 		Name: "portcullis_apply_duration_seconds", Help: "Time the kernel's maps took to take over a change, or the whole list.",
 		Buckets: []float64{.0001, .001, .01, .1, .5, 1, 2, 5, 10, 30},
 	}, []string{"how"})}
@@ -81,6 +83,15 @@ func (m *metrics) Collect(out chan<- prometheus.Metric) {
 	gauge(desc("firewall_enabled", "Whether the lists are enforced (enable_firewall)."), number(st.Settings.Firewall))
 	gauge(desc("bypass_enabled", "Whether every packet passes (bypass on)."), number(st.Bypass))
 	gauge(desc("degraded_states", "How many things are wrong; status says what."), float64(len(st.Degraded)))
+	if x, err := m.index(); err == nil { // status tells of the error
+		gauge(desc("index_bytes", "Memory of the index over the kernel's maps; 0: there is none."), float64(x.Bytes))
+		gauge(desc("index_lease_seconds", "How long the index may still be used if the daemon is gone."), max(0, x.Lease.Seconds()))
+		count := func(name, help string, v uint64) {
+			out <- prometheus.MustNewConstMetric(desc(name, help), prometheus.CounterValue, float64(v))
+		}
+		count("index_checks_total", "Packets that were judged by the index and by the maps too.", x.Checked)
+		count("index_mismatches_total", "Of the packets checked, those on which index and maps did not agree.", x.Mismatches)
+	}
 	m.interfaces(out, st)
 }
 

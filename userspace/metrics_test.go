@@ -12,6 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"github.com/portcullis/portcullis/lists"
+	"github.com/portcullis/portcullis/loader"
 	"github.com/portcullis/portcullis/userspace/control"
 )
 
@@ -36,7 +37,8 @@ func testMetrics(t *testing.T) *metrics {
 		{Name: "eth1", Error: "no such interface"},
 	}}
 	st.Generation.Store, st.Generation.Kernel = 9, 7
-	return newMetrics(func() control.Status { return st }, func() *lists.Snapshot { return snap }, 1000)
+	return newMetrics(func() control.Status { return st }, func() *lists.Snapshot { return snap }, 1000,
+		func() (loader.IndexState, error) { return loader.IndexState{Checked: 70, Mismatches: 1, Lease: 2 * time.Second}, nil })
 }
 
 func TestMetrics(t *testing.T) {
@@ -70,6 +72,12 @@ portcullis_entries{list="whitelist",source="manual"} 1
 # HELP portcullis_generations_behind Generations that the kernel is behind the store.
 # TYPE portcullis_generations_behind gauge
 portcullis_generations_behind 2
+# HELP portcullis_index_lease_seconds How long the index may still be used if the daemon is gone.
+# TYPE portcullis_index_lease_seconds gauge
+portcullis_index_lease_seconds 2
+# HELP portcullis_index_mismatches_total Of the packets checked, those on which index and maps did not agree.
+# TYPE portcullis_index_mismatches_total counter
+portcullis_index_mismatches_total 1
 # HELP portcullis_interface_attached Whether the program is attached to an interface, and how; 0: not protected.
 # TYPE portcullis_interface_attached gauge
 portcullis_interface_attached{interface="eth0",mode="native"} 1
@@ -87,7 +95,7 @@ portcullis_map_prefixes{family="ipv6"} 1
 portcullis_packets_total{family="ipv4",interface="eth0",reason="blacklisted",verdict="drop"} 5
 `
 	if err := testutil.GatherAndCompare(r, strings.NewReader(want), "portcullis_bytes_total", "portcullis_degraded_states", "portcullis_entries",
-		"portcullis_generations_behind", "portcullis_interface_attached", "portcullis_map_capacity_prefixes", "portcullis_map_prefixes", "portcullis_packets_total"); err != nil {
+		"portcullis_generations_behind", "portcullis_index_lease_seconds", "portcullis_index_mismatches_total", "portcullis_interface_attached", "portcullis_map_capacity_prefixes", "portcullis_map_prefixes", "portcullis_packets_total"); err != nil {
 		t.Error(err)
 	}
 }

@@ -182,10 +182,30 @@ func (n *node) Status() control.Status {
 	if s.Bypass = bypass; bypass {
 		bad("kernel: bypass is on, nothing is blocked; end it with: portcullis bypass off")
 	}
+	s.Memory.Used += n.checkIndex(bad)
 	for _, a := range *n.interfaces.Load() {
 		s.Interfaces = append(s.Interfaces, n.wireInterface(a, bad))
 	}
 	return s
+}
+
+// checkIndex says what is wrong with the kernel's index over the tries, and how much memory it takes.
+func (n *node) checkIndex(bad func(string, ...any)) (bytes uint64) {
+	if n.config.Lookup == string(loader.LookupLPM) {
+		return 0
+	}
+	x, err := n.maps.Index()
+	switch {
+	case err != nil:
+		bad("kernel: read index: %s", err)
+	case x.Mismatches > 0:
+		bad("kernel: the index contradicted the tries for %d of %d packets that were judged by both; please report it", x.Mismatches, x.Checked)
+	case x.Bytes == 0:
+		bad("kernel: no index, IPv4 sources are looked up in the slower way; the log says why")
+	case x.Lease <= 0:
+		bad("kernel: drops are looked up in the slower way until the lists are written")
+	}
+	return uint64(x.Bytes)
 }
 
 func (n *node) wireInterface(a loader.Attachment, bad func(string, ...any)) control.Interface {

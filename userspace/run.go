@@ -40,7 +40,7 @@ func Run(ctx context.Context, c Config, version string, log *slog.Logger, ready 
 	n.findProtected(prot)
 
 	ld, err := loader.Open(loader.Options{
-		PinDir: c.PinDir, Mode: loader.Mode(c.Mode), Capacity: c.Capacity, Logger: log,
+		PinDir: c.PinDir, Mode: loader.Mode(c.Mode), Lookup: loader.Lookup(c.Lookup), Capacity: c.Capacity, Logger: log,
 		Boot: func(t time.Time) time.Duration { return n.store.Clock().Boot(t) },
 	})
 	if err != nil {
@@ -71,8 +71,9 @@ func Run(ctx context.Context, c Config, version string, log *slog.Logger, ready 
 	defer socket.Close()
 
 	n.enforce = newEnforcement(n.maps, n.store, log, func() []netip.Prefix { return n.findProtected(prot) }, n.followSettings)
-	numbers := newMetrics(n.Status, n.Snapshot, c.Capacity)
+	numbers := newMetrics(n.Status, n.Snapshot, c.Capacity, n.maps.Index)
 	n.enforce.observe = numbers.observe
+	n.maps.Follow(n.enforce.table)
 	if err := n.enforce.start(ctx, nil); err != nil {
 		return err
 	}

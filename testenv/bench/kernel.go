@@ -24,6 +24,7 @@ type mode struct {
 // modes that this build has, the authority first. What a mode does beyond it is measured against it.
 var modes = []mode{
 	{"lpm", bpf.ModeLPM},
+	{"indexed", bpf.ModeIndexed},
 }
 
 // held is a list in the kernel, put there by the loader; nothing is attached.
@@ -57,6 +58,9 @@ func hold(bpffs string, list blocklist, twice bool) (*held, error) {
 func (h *held) fill(list blocklist) error {
 	return h.l.Maps().Replace(context.Background(), 1, list.cells(), nil)
 }
+
+// renew does what a living daemon does every second, without which the index drops nothing by itself.
+func (h *held) renew() error { return h.l.Maps().Renew() }
 
 // release empties the maps and closes them.
 func (h *held) release() error { return errors.Join(h.fill(blocklist{}), h.l.Close()) }

@@ -51,6 +51,7 @@ type stand struct {
 	closer io.Closer
 	err    error // why it does not work
 	perRun int   // frames
+	renew  func() error
 	rates  []float64
 }
 
@@ -107,7 +108,7 @@ func (s *session) measureLive(d drawer, h *held, workloads []workload, receivers
 // newStand builds the namespace and puts the receiver in it. That the receiver does not work here is no error.
 func (s *session) newStand(r receiver, from *testenv.Namespace, list blocklist, h *held) (*stand, error) {
 	s.networks++
-	st := &stand{receiver: r, iface: fmt.Sprintf("to%d", s.networks)}
+	st := &stand{receiver: r, renew: h.renew, iface: fmt.Sprintf("to%d", s.networks)}
 	var err error
 	if st.n, err = s.lab.Namespace(st.iface); err != nil {
 		return nil, err
@@ -212,6 +213,9 @@ func (st *stand) run(sender *generator.Sender, share float64) (rate float64, err
 	}
 	delivered, err := st.n.Delivered()
 	if err != nil {
+		return 0, err
+	}
+	if err := st.renew(); err != nil {
 		return 0, err
 	}
 	took, err := sender.Send(st.iface, st.perRun)

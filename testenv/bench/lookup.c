@@ -64,7 +64,7 @@ static __always_inline enum reason judge_one(const struct control_words *words, 
 	if (kind == LOOP)
 		return v6 ? block->v6[i].in6_u.u6_addr32[3] : block->v4[i];
 	if (!v6)
-		return judge_v4(words->active, block->v4[i] ^ wait);
+		return judge_v4(words, FAMILY_IPV4, block->v4[i] ^ wait).reason;
 	source = block->v6[i];
 	source.in6_u.u6_addr32[0] ^= wait;
 	return judge_v6(words->active, &source);

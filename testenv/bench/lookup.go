@@ -38,6 +38,7 @@ type bench struct {
 	*ebpf.Collection
 	family string
 	words  int // of a source
+	renew  func() error
 	at     uint32
 }
 
@@ -46,7 +47,7 @@ func newBench(h *held, m mode, v6 bool) (*bench, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read lookup programs: %w", err)
 	}
-	b := &bench{family: "v4_", words: 1}
+	b := &bench{family: "v4_", words: 1, renew: h.renew}
 	if v6 {
 		b.family, b.words = "v6_", 4
 	}
@@ -80,6 +81,9 @@ func (b *bench) run(kind string, sources int, atLeast time.Duration) (ns, droppe
 			return 0, 0, err
 		}
 		b.at += callBlocks
+		if err := b.renew(); err != nil {
+			return 0, 0, err
+		}
 		began, err := cpuTime()
 		if err != nil {
 			return 0, 0, err

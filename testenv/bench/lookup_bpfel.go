@@ -27,6 +27,12 @@ type lookupCell struct {
 	Pad       [6]uint8
 }
 
+type lookupCheck struct {
+	_          structs.HostLayout
+	Packets    uint64
+	Mismatches uint64
+}
+
 type lookupControlWords struct {
 	_           structs.HostLayout
 	Layout      uint32
@@ -34,6 +40,15 @@ type lookupControlWords struct {
 	Bypass      uint32
 	FirewallOff uint32
 	Generation  uint64
+	Lease       uint64
+	Index       uint32
+	Changes     uint32
+	Sides       [2]struct {
+		_        structs.HostLayout
+		Multiply [2]uint32
+		Shift    uint32
+		Pad      uint32
+	}
 }
 
 type lookupCount struct {
@@ -42,10 +57,16 @@ type lookupCount struct {
 	Bytes   uint64
 }
 
+type lookupLine struct {
+	_     structs.HostLayout
+	Words [8]uint64
+}
+
 type lookupLookupMode uint32
 
 const (
-	lookupLookupModeMODE_LPM lookupLookupMode = 0
+	lookupLookupModeMODE_LPM     lookupLookupMode = 0
+	lookupLookupModeMODE_INDEXED lookupLookupMode = 1
 )
 
 type lookupLpmKeyV4 struct {
@@ -64,8 +85,11 @@ type lookupLpmKeyV6 struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	lookupMapChecks        = "checks"
 	lookupMapControl       = "control"
 	lookupMapCounters      = "counters"
+	lookupMapGateV4        = "gate_v4"
+	lookupMapIndexV4       = "index_v4"
 	lookupMapLpmV4A        = "lpm_v4_a"
 	lookupMapLpmV4B        = "lpm_v4_b"
 	lookupMapLpmV6A        = "lpm_v6_a"
@@ -140,8 +164,11 @@ type lookupProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type lookupMapSpecs struct {
+	Checks   *ebpf.MapSpec `ebpf:"checks"`
 	Control  *ebpf.MapSpec `ebpf:"control"`
 	Counters *ebpf.MapSpec `ebpf:"counters"`
+	GateV4   *ebpf.MapSpec `ebpf:"gate_v4"`
+	IndexV4  *ebpf.MapSpec `ebpf:"index_v4"`
 	LpmV4A   *ebpf.MapSpec `ebpf:"lpm_v4_a"`
 	LpmV4B   *ebpf.MapSpec `ebpf:"lpm_v4_b"`
 	LpmV6A   *ebpf.MapSpec `ebpf:"lpm_v6_a"`
@@ -182,8 +209,11 @@ func (o *lookupObjects) Close() error {
 //
 // It can be passed to loadLookupObjects or ebpf.CollectionSpec.LoadAndAssign.
 type lookupMaps struct {
+	Checks   *ebpf.Map `ebpf:"checks"`
 	Control  *ebpf.Map `ebpf:"control"`
 	Counters *ebpf.Map `ebpf:"counters"`
+	GateV4   *ebpf.Map `ebpf:"gate_v4"`
+	IndexV4  *ebpf.Map `ebpf:"index_v4"`
 	LpmV4A   *ebpf.Map `ebpf:"lpm_v4_a"`
 	LpmV4B   *ebpf.Map `ebpf:"lpm_v4_b"`
 	LpmV6A   *ebpf.Map `ebpf:"lpm_v6_a"`
@@ -193,8 +223,11 @@ type lookupMaps struct {
 
 func (m *lookupMaps) Close() error {
 	return _LookupClose(
+		m.Checks,
 		m.Control,
 		m.Counters,
+		m.GateV4,
+		m.IndexV4,
 		m.LpmV4A,
 		m.LpmV4B,
 		m.LpmV6A,

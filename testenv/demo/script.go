@@ -176,13 +176,13 @@ func (s *script) counters() {
 		if counts, err = s.daemon.Packets(); err != nil {
 			return err
 		}
-		if counts["ipv4 drop_blacklisted"] == 0 || counts["ipv6 drop_blacklisted"] == 0 || counts["ipv4 pass_whitelisted"] == 0 {
+		if counts["ipv4 drop_blacklisted"] == 0 || counts["ipv6 drop_blacklisted"] == 0 || counts["ipv4 pass_index"] == 0 {
 			return errors.New("counters did not move")
 		}
 		return nil
 	})
 	for _, name := range []string{
-		"ipv4 drop_blacklisted", "ipv6 drop_blacklisted", "ipv4 pass_whitelisted", "ipv4 pass_unlisted", "ipv6 pass_unlisted",
+		"ipv4 drop_blacklisted", "ipv6 drop_blacklisted", "ipv4 pass_index", "ipv6 pass_unlisted",
 	} {
 		s.say("    %-24s %6d packets", name, counts[name])
 	}

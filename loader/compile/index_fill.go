@@ -1,0 +1,135 @@
+package compile
+
+import (
+	"encoding/binary"
+	"net/netip"
+	"slices"
+)
+
+// class is what an index has to say about a prefix.
+type class uint8
+
+const (
+	classPass class = iota
+	classDrop
+	classAsk
+)
+
+func (c class) code() uint64 { return [...]uint64{codeHosts, codeDrop, codeAsk}[c] }
+
+// class of a cell. soon says whether a deadline (Unix seconds) comes so soon that an index must not drop by it: the
+// tries end it on time. A whitelist entry that ends before the blacklist entry under it does is theirs too.
+func (c Cell) class(soon func(deadline int64) bool) class {
+	switch {
+	case c.DropUntil == 0 || c.PassUntil >= c.DropUntil:
+		return classPass
+	case c.PassUntil != 0 || c.DropUntil != Never && soon(c.DropUntil):
+		return classAsk
+	default:
+		return classDrop
+	}
+}
+
+// Ends returns when the cell's drop ends if an index may drop by it until shortly before; false if nothing is to be
+// done then.
+func (c Cell) Ends() (deadline int64, ok bool) {
+	return c.DropUntil, c.DropUntil != 0 && c.DropUntil != Never && c.PassUntil == 0
+}
+
+// Filling collects the cells of a new index. The zero value is ready.
+type Filling struct {
+	cells []uint64 // address, length, class; ordered as the prefixes are
+	found int      // single addresses
+	hosts int
+}
+
+// Add takes a prefix, IPv4 only, in any order; in that of [Table.All] it is fastest.
+func (f *Filling) Add(p netip.Prefix, c Cell, soon func(deadline int64) bool) {
+	k := c.class(soon)
+	if size := 1 << (32 - p.Bits()); k == classDrop && size < dense {
+		f.found += size
+	}
+	f.cells = append(f.cells, uint64(first(p))<<16|uint64(p.Bits())<<8|uint64(k))
+}
+
+// Expect makes the index large enough for so many single addresses, should the cells seem to have fewer.
+func (f *Filling) Expect(hosts int) { f.hosts = hosts }
+
+// Index makes the index. It fails as [NewIndex] does; what finds no room afterwards, the tries are asked about.
+func (f *Filling) Index(memory Memory, seed uint64) (*Index, error) {
+	x, err := NewIndex(memory, seed, max(f.found, f.hosts))
+	if err != nil {
+		return nil, err
+	}
+	slices.Sort(f.cells)
+	e := editor{x: x, old: noHosts{}}
+	s := newSweep(0, 1<<32, classPass, e.paint)
+	for _, c := range f.cells {
+		s.next(uint64(c>>16), 1<<(32-c>>8&0xff), class(c&0xff))
+	}
+	s.finish()
+	e.flush()
+	x.settle()
+	return x, nil
+}
+
+func first(p netip.Prefix) uint32 {
+	a := p.Addr().As4()
+	return binary.BigEndian.Uint32(a[:])
+}
+
+// sweep turns nested prefixes, sorted, into ranges that do not overlap and leave nothing out.
+type sweep struct {
+	at   uint64
+	open []open
+	emit func(from, to uint64, c class)
+}
+
+type open struct {
+	end   uint64
+	class class
+}
+
+func newSweep(from, to uint64, base class, emit func(from, to uint64, c class)) sweep {
+	return sweep{at: from, open: []open{{to, base}}, emit: emit}
+}
+
+func (s *sweep) next(from, size uint64, c class) {
+	s.close(from)
+	s.to(from)
+	s.open = append(s.open, open{from + size, c})
+}
+
+// close ends the prefixes that end at an address or before.
+func (s *sweep) close(at uint64) {
+	for len(s.open) > 0 && s.open[len(s.open)-1].end <= at {
+		s.to(s.open[len(s.open)-1].end)
+		s.open = s.open[:len(s.open)-1]
+	}
+}
+
+func (s *sweep) to(at uint64) {
+	if s.at < at {
+		s.emit(s.at, at, s.open[len(s.open)-1].class)
+		s.at = at
+	}
+}
+
+func (s *sweep) finish() { s.close(1 << 32) }
+
+// sweep paints what the table holds of a prefix.
+func (t *Table) sweep(p netip.Prefix, soon func(deadline int64) bool, emit func(from, to uint64, c class)) {
+	base := classPass
+	for q, n := range t.nodes.Supernets(p) {
+		if q.Bits() < p.Bits() {
+			base = n.cell.class(soon) // the closest one comes first
+			break
+		}
+	}
+	from := uint64(first(p))
+	s := newSweep(from, from+1<<(32-p.Bits()), base, emit)
+	for q, n := range t.nodes.Subnets(p) {
+		s.next(uint64(first(q)), 1<<(32-q.Bits()), n.cell.class(soon))
+	}
+	s.finish()
+}
