@@ -38,7 +38,9 @@ func testMetrics(t *testing.T) *metrics {
 	}}
 	st.Generation.Store, st.Generation.Kernel = 9, 7
 	return newMetrics(func() control.Status { return st }, func() *lists.Snapshot { return snap }, 1000,
-		func() (loader.IndexState, error) { return loader.IndexState{Checked: 70, Mismatches: 1, Lease: 2 * time.Second}, nil })
+		func() (loader.IndexState, error) {
+			return loader.IndexState{Checked: 70, Mismatches: 1, Lease: 2 * time.Second}, nil
+		})
 }
 
 func TestMetrics(t *testing.T) {
