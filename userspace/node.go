@@ -102,8 +102,10 @@ func wireError(err error) error {
 
 // checkRoom refuses what the kernel maps could not hold, before anything is changed. What adds no IP entry is let
 // through: it makes room, and may be all that helps where there is too little. The store calls it.
-func (n *node) checkRoom(_ lists.Batch, next *lists.Snapshot, changes []lists.Change) error {
-	if !slices.ContainsFunc(changes, addsPrefix) {
+func (n *node) checkRoom(b lists.Batch, next *lists.Snapshot, changes []lists.Change) error {
+	// Of a big import the changes are not listed one by one.
+	imports := slices.ContainsFunc(b.Ops, func(op lists.Operation) bool { return op.Op == lists.OpImport })
+	if !imports && !slices.ContainsFunc(changes, addsPrefix) {
 		return nil
 	}
 	v4, v6 := lenPrefixes(next)

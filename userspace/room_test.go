@@ -24,17 +24,20 @@ func TestCheckRoom(t *testing.T) {
 		next    *lists.Snapshot
 		changes []lists.Change
 		refused bool
+		ops     []lists.Operation
 	}{
-		{"fits", snapshot(2, on, v4[:2]...), []lists.Change{{After: &v4[1]}}, false},
-		{"one too many", snapshot(2, on, v4...), []lists.Change{{After: &v4[2]}}, true},
-		{"too full, one deleted", snapshot(2, on, v4...), []lists.Change{{Before: &v6}}, false},
-		{"too full, switch or clear", snapshot(2, on, v4...), nil, false},
-		{"too full, replaced", snapshot(2, on, append(v4[1:], longer)...), []lists.Change{{Before: &v4[0], After: &longer}}, false},
-		{"too full, no address", snapshot(2, on, append(v4, user)...), []lists.Change{{After: &user}}, false},
-		{"too full, deleted and added", snapshot(2, on, v4...), []lists.Change{{Before: &v6}, {After: &v4[2]}}, true},
+		{"big import that fits", snapshot(2, on, v4[:2]...), nil, false, []lists.Operation{{Op: lists.OpImport}}},
+		{"big import, one too many", snapshot(2, on, v4...), nil, true, []lists.Operation{{Op: lists.OpImport}}},
+		{"fits", snapshot(2, on, v4[:2]...), []lists.Change{{After: &v4[1]}}, false, nil},
+		{"one too many", snapshot(2, on, v4...), []lists.Change{{After: &v4[2]}}, true, nil},
+		{"too full, one deleted", snapshot(2, on, v4...), []lists.Change{{Before: &v6}}, false, nil},
+		{"too full, switch or clear", snapshot(2, on, v4...), nil, false, nil},
+		{"too full, replaced", snapshot(2, on, append(v4[1:], longer)...), []lists.Change{{Before: &v4[0], After: &longer}}, false, nil},
+		{"too full, no address", snapshot(2, on, append(v4, user)...), []lists.Change{{After: &user}}, false, nil},
+		{"too full, deleted and added", snapshot(2, on, v4...), []lists.Change{{Before: &v6}, {After: &v4[2]}}, true, nil},
 	}
 	for _, tt := range tests {
-		err := n.checkRoom(lists.Batch{}, tt.next, tt.changes)
+		err := n.checkRoom(lists.Batch{Ops: tt.ops}, tt.next, tt.changes)
 		if (err != nil) != tt.refused {
 			t.Errorf("%s: %v", tt.name, err)
 		}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"net/netip"
 	"slices"
 	"time"
@@ -39,22 +40,23 @@ func Run(ctx context.Context, c Config, version string, log *slog.Logger, ready 
 	}
 	n.findProtected(prot)
 
-	ld, err := loader.Open(loader.Options{
-		PinDir: c.PinDir, Mode: loader.Mode(c.Mode), Lookup: loader.Lookup(c.Lookup), Capacity: c.Capacity, Logger: log,
-		Boot: func(t time.Time) time.Duration { return n.store.Clock().Boot(t) },
-	})
-	if err != nil {
-		return fmt.Errorf("open kernel side: %w", err)
-	}
-	defer ld.Close()
-	n.maps = ld.Maps()
-
 	n.store, err = store.Open(store.Options{Dir: c.StateDir, Check: n.checkRoom, Logger: log}, nil)
 	if err != nil {
 		return fmt.Errorf("open lists: %w", err)
 	}
 	defer n.store.Close()
 	n.opened = n.store.Snapshot().Generation()
+	n.makeRoom()
+
+	ld, err := loader.Open(loader.Options{
+		PinDir: c.PinDir, Mode: loader.Mode(c.Mode), Lookup: loader.Lookup(c.Lookup), Capacity: n.config.Capacity, Logger: log,
+		Boot: n.store.Clock().Boot,
+	})
+	if err != nil {
+		return fmt.Errorf("open kernel side: %w", err)
+	}
+	defer ld.Close()
+	n.maps = ld.Maps()
 	if err := keepsLists(n.maps.Generation(), n.opened, c.StateDir); err != nil {
 		return err
 	}
@@ -71,7 +73,7 @@ func Run(ctx context.Context, c Config, version string, log *slog.Logger, ready 
 	defer socket.Close()
 
 	n.enforce = newEnforcement(n.maps, n.store, log, func() []netip.Prefix { return n.findProtected(prot) }, n.followSettings)
-	numbers := newMetrics(n.Status, n.Snapshot, c.Capacity, n.maps.Index)
+	numbers := newMetrics(n.Status, n.Snapshot, n.config.Capacity, n.maps.Index)
 	n.enforce.observe = numbers.observe
 	n.maps.Follow(n.enforce.table)
 	if err := n.enforce.start(ctx, nil); err != nil {
@@ -95,6 +97,17 @@ func Run(ctx context.Context, c Config, version string, log *slog.Logger, ready 
 		ready()
 	}
 	return g.Wait()
+}
+
+// makeRoom raises the capacity to what the lists already hold: lists that were accepted are enforced, whatever was
+// configured since. Further adds are refused.
+func (n *node) makeRoom() {
+	v4, v6 := lenPrefixes(n.store.Snapshot())
+	need := int64(max(v4, v6)) + 2*n.room.Load() // protected addresses may become more
+	if need > int64(n.config.Capacity) {
+		n.log.Warn("capacity is below what is listed, and is raised", "configured", n.config.Capacity, "now", need)
+		n.config.Capacity = uint32(min(need, math.MaxUint32))
+	}
 }
 
 // ErrNewState: the state directory is new, but the kernel already enforces lists.

@@ -53,6 +53,19 @@ func TestKernelMapIsFull(t *testing.T) {
 	r.cli("delete_blacklist", "ip", address(0))
 	r.cli("add_blacklist", "ip", r.Another.IPv4.String())
 	r.blocked(r.Another)
+
+	// A capacity below what is listed does not keep the daemon from starting, nor the lists from being enforced.
+	r.must(r.daemon.Kill())
+	r.must(os.WriteFile(config, []byte("capacity = 3\n"), 0o600))
+	r.must(r.daemon.Start())
+	r.blocked(r.Client, ipv4...)
+	r.blocked(r.Another)
+	if out, err := r.daemon.CLI("import", "blacklist", "/dev/null"); err != nil || out.Code != 0 {
+		t.Errorf("import of nothing into full maps: %+v, %v", out, err)
+	}
+	many := filepath.Join(r.Lab.Dir, "many.txt")
+	r.must(os.WriteFile(many, []byte("198.18.0.0-198.18.255.254\n"), 0o600))
+	r.refused(1, "import", "blacklist", many)
 }
 
 // TestThousandInOneCall: a batch is durable and enforced as a whole when it is answered, or nothing of it is.
