@@ -74,14 +74,7 @@ func (s *Store) copyOut(ctx context.Context) (err error) {
 	if err := emptyFile(temp); err != nil {
 		return err
 	}
-	conn, err := sqlite.OpenConn(s.path, sqlite.OpenReadWrite)
-	if err != nil {
-		return err
-	}
-	conn.SetBusyTimeout(5 * time.Second)
-	conn.SetInterrupt(ctx.Done())
-	d := &database{conn: conn}
-	if err := d.close(d.exec("VACUUM INTO ?", temp)); err != nil {
+	if err := copyPages(ctx, s.path, temp); err != nil {
 		return err
 	}
 	m, err := verify(ctx, temp)
