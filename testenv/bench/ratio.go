@@ -63,7 +63,7 @@ func ratios() []wanted {
 		against("1 M hosts, legitimate, dependent", hosts1M, legitimate, dependent, 15, 12),
 		against("1 M hosts, blocked, dependent", hosts1M, blocked, dependent, 7, 6),
 		against("1 M hosts, spoofed, dependent", hosts1M, spoofed, dependent, 25, 7),
-		against("BGP table, legitimate, overlapped", bgpTable, legitimate, overlapped, 60, 5),
+		against("BGP table, legitimate, overlapped", bgpTable, legitimate, overlapped, 60, 2.5),
 		against("BGP table, blocked, overlapped", bgpTable, blocked, overlapped, 60, 20),
 		against("1 M mixed, legitimate, overlapped", mixed1M, legitimate, overlapped, 15, 7),
 		against("1 M mixed, blocked, overlapped", mixed1M, blocked, overlapped, 15, 7),
