@@ -1,7 +1,9 @@
 package store
 
 import (
+	"context"
 	"os"
+	"sync"
 	"testing"
 
 	"go.uber.org/goleak"
@@ -40,6 +42,14 @@ func closeStore(t *testing.T, s *Store) {
 func TestConformance(t *testing.T) {
 	storetest.Run(t, func(t *testing.T) storetest.Store {
 		s, _ := open(t, Options{})
+		var running sync.WaitGroup
+		ctx, stop := context.WithCancel(context.Background())
+		running.Go(func() {
+			if err := s.Run(ctx); err != nil {
+				t.Error(err)
+			}
+		})
+		t.Cleanup(func() { stop(); running.Wait() })
 		return s
 	})
 }

@@ -20,8 +20,8 @@ type Store interface {
 }
 
 // Run holds the stores that open makes to the promises of [Store], the semantics of lists.ApplyOps and those of
-// generations. open returns an empty store with lists.DefaultSettings, which nobody else writes to, and closes it
-// when the test ends.
+// generations. open returns an empty store with lists.DefaultSettings, which nobody else writes to, with its own work
+// (taking off entries whose end has come) under way, and closes it when the test ends.
 func Run(t *testing.T, open func(t *testing.T) Store) {
 	for _, test := range []struct {
 		name string
@@ -37,6 +37,7 @@ func Run(t *testing.T, open func(t *testing.T) Store) {
 		{"Refusals", testRefusals},
 		{"Atomic", testAtomic},
 		{"Canceled", testCanceled},
+		{"Expiry", testExpiry},
 		{"Watch", testWatch},
 		{"WatchTooOld", testWatchTooOld},
 		{"Concurrent", testConcurrent},
