@@ -87,29 +87,32 @@ func firstDrop(s *lists.Snapshot, a netip.Addr, now time.Time) time.Time {
 	return passed
 }
 
-// latestEnd is when the last entry of the list over an address ends: the zero time if there is none. One look-up a
-// prefix length instead of a walk over every entry.
+// latestEnd is when the last entry of the list over an address ends: the zero time if there is none.
 func latestEnd(s *lists.Snapshot, l lists.List, a netip.Addr) (latest time.Time) {
-	a = a.Unmap()
-	for bits := a.BitLen(); bits >= 0; bits-- {
-		prefix, err := a.Prefix(bits)
-		if err != nil {
-			return latest
-		}
-		id, ok := lists.PrefixID(prefix)
-		if !ok {
-			return latest
-		}
-		for _, e := range s.Find(l, id) {
-			switch {
-			case e.Expires.IsZero():
-				return eternal
-			case e.Expires.After(latest):
-				latest = e.Expires
-			}
+	for _, e := range covering(s, l, hostPrefix(a)) {
+		switch {
+		case e.Expires.IsZero():
+			return eternal
+		case e.Expires.After(latest):
+			latest = e.Expires
 		}
 	}
 	return latest
+}
+
+// covering returns the entries of a list that contain all of p, the most specific first, ended ones included: one
+// look-up a prefix length instead of a walk over every entry.
+func covering(s *lists.Snapshot, l lists.List, p netip.Prefix) (all []lists.Entry) {
+	for bits := p.Bits(); bits >= 0; bits-- {
+		wider, err := p.Addr().Prefix(bits)
+		if err != nil {
+			return all
+		}
+		if id, ok := lists.PrefixID(wider); ok {
+			all = append(all, s.Find(l, id)...)
+		}
+	}
+	return all
 }
 
 // checkLockOut refuses a request that would put a protected address, or the caller's own session, on the drop side.

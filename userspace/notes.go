@@ -56,29 +56,17 @@ func passes(id lists.ID, s *lists.Snapshot, now time.Time) string {
 	case isIP && prefix.Bits() >= linkLocal.Bits() && linkLocal.Contains(prefix.Addr()):
 		return fmt.Sprintf("%s is never dropped: the link itself needs link-local addresses", id)
 	case !isIP:
-		if holds(s, id, now) {
-			return fmt.Sprintf("%s is in whitelist too, which wins", id)
+		for _, e := range s.Find(lists.Whitelist, id) {
+			if !e.Expired(now) {
+				return fmt.Sprintf("%s is in whitelist too, which wins", id)
+			}
 		}
 		return ""
 	}
-	for bits := prefix.Bits(); bits >= 0; bits-- {
-		wider, err := prefix.Addr().Prefix(bits)
-		if err != nil {
-			return ""
-		}
-		if w, ok := lists.PrefixID(wider); ok && holds(s, w, now) {
-			return fmt.Sprintf("%s is not blocked: %s is in whitelist, which wins", id, w)
+	for _, e := range covering(s, lists.Whitelist, prefix) {
+		if !e.Expired(now) {
+			return fmt.Sprintf("%s is not blocked: %s is in whitelist, which wins", id, e.ID)
 		}
 	}
 	return ""
-}
-
-// holds reports whether the identifier is on the whitelist now.
-func holds(s *lists.Snapshot, id lists.ID, now time.Time) bool {
-	for _, e := range s.Find(lists.Whitelist, id) {
-		if !e.Expired(now) {
-			return true
-		}
-	}
-	return false
 }

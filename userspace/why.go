@@ -36,11 +36,11 @@ func (n *node) lookWhy(a netip.Addr) control.Why {
 	w.Bypass, _ = n.maps.Bypass() // fails only once the daemon ends
 	attached := false
 	for _, i := range *n.interfaces.Load() {
-		if attached = attached || i.Err == nil; i.Err != nil {
+		if attached = attached || protected(i); !protected(i) {
 			w.Unprotected = append(w.Unprotected, i.Interface)
 		}
 	}
-	white, black := covering(snap, lists.Whitelist, a), covering(snap, lists.Blacklist, a)
+	white, black := covering(snap, lists.Whitelist, hostPrefix(a)), covering(snap, lists.Blacklist, hostPrefix(a))
 	w.AddEntries(white...)
 	w.AddEntries(black...)
 	want := wantedCell(white, black)
@@ -70,20 +70,6 @@ func (n *node) lookWhy(a netip.Addr) control.Why {
 		w.Verdict = "drop"
 	}
 	return w
-}
-
-// covering returns the entries of a list that contain the address, the most specific first, ended ones included.
-func covering(s *lists.Snapshot, l lists.List, a netip.Addr) (all []lists.Entry) {
-	for bits := a.BitLen(); bits >= 0; bits-- {
-		prefix, err := a.Prefix(bits)
-		if err != nil {
-			continue
-		}
-		if id, ok := lists.PrefixID(prefix); ok {
-			all = append(all, s.Find(l, id)...)
-		}
-	}
-	return all
 }
 
 // wantedCell is what the maps should hold for an address that these entries cover.
