@@ -11,7 +11,6 @@ import (
 	"runtime"
 
 	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netlink/nl"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 )
@@ -228,26 +227,6 @@ func (n *Namespace) Route(destination, via, iface string) error {
 
 func prefixToNet(p netip.Prefix) *net.IPNet {
 	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
-}
-
-// Neighbour states the hardware address of an IP address for good, so that no ARP or neighbour discovery is needed.
-func (n *Namespace) Neighbour(iface string, ip netip.Addr, mac net.HardwareAddr) error {
-	l, err := n.byName(iface)
-	if err != nil {
-		return err
-	}
-	family := nl.FAMILY_V4
-	if ip.Is6() {
-		family = nl.FAMILY_V6
-	}
-	neigh := &netlink.Neigh{
-		LinkIndex: l.Attrs().Index, Family: family, State: netlink.NUD_PERMANENT,
-		IP: ip.AsSlice(), HardwareAddr: mac,
-	}
-	if err := n.link.NeighSet(neigh); err != nil {
-		return fmt.Errorf("set neighbour %s of %s %s: %w", ip, n.Name, iface, err)
-	}
-	return nil
 }
 
 // Forward lets the namespace route packets of both families.

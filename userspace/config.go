@@ -14,6 +14,7 @@ import (
 
 	"github.com/pelletier/go-toml/v2"
 
+	"github.com/portcullis/portcullis/lists"
 	"github.com/portcullis/portcullis/loader"
 )
 
@@ -138,22 +139,14 @@ func (c Config) Check() error {
 	return nil
 }
 
-// parsePrefix reads an address or CIDR, unmapped and masked.
+// parsePrefix reads an address or CIDR as an entry of the lists is read: unmapped and masked.
 func parsePrefix(text string) (netip.Prefix, error) {
-	if a, err := netip.ParseAddr(text); err == nil && a.Zone() == "" {
-		return hostPrefix(a), nil
-	}
-	p, err := netip.ParsePrefix(text)
+	id, _, err := lists.ParseID(lists.KindIP, "", text)
 	if err != nil {
-		return p, err
+		return netip.Prefix{}, err
 	}
-	if p.Addr().Is4In6() {
-		if p.Bits() < 96 {
-			return p, errors.New("wider than the IPv4-mapped range")
-		}
-		p = netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-96)
-	}
-	return p.Masked(), nil
+	p, _ := id.Prefix()
+	return p, nil
 }
 
 // hostPrefix is the prefix that covers one address, unmapped and without zone.

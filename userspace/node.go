@@ -17,7 +17,8 @@ import (
 	"github.com/portcullis/portcullis/userspace/control"
 )
 
-// bytesPerPrefix is what one prefix takes in a kernel LPM map at a million entries (loader's timing test prints it).
+// bytesPerPrefix is about what one prefix takes in a kernel LPM map at a million random hosts: docs/BENCHMARKS.md has the
+// kernel memory of both tries and index together.
 const bytesPerPrefix = 128
 
 // manyEntries is from how many imported entries on memory is given back at once.
