@@ -1,6 +1,7 @@
 package userspace
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -101,10 +102,7 @@ func (m *metrics) interfaces(out chan<- prometheus.Metric, st control.Status) {
 	packets := desc("packets_total", "Packets that the program judged.", labels...)
 	bytes := desc("bytes_total", "Bytes of the packets that the program judged.", labels...)
 	for _, i := range st.Interfaces {
-		mode := i.Mode
-		if i.Error != "" || mode == "" {
-			mode = "none"
-		}
+		mode := cmp.Or(i.Mode, "none")
 		out <- prometheus.MustNewConstMetric(attached, prometheus.GaugeValue, number(mode != "none"), i.Name, mode)
 		for _, c := range i.Counters {
 			verdict, reason, _ := strings.Cut(c.Reason, "_")

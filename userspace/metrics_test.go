@@ -35,6 +35,7 @@ func testMetrics(t *testing.T) *metrics {
 	st := control.Status{Version: "1.2", Settings: snap.Settings(), Degraded: []string{"kernel: is behind"}, Interfaces: []control.Interface{
 		{Name: "eth0", Mode: "native", Counters: []control.Counter{{Reason: "drop_blacklisted", Family: "ipv4", Packets: 5, Bytes: 300}}},
 		{Name: "eth1", Error: "no such interface"},
+		{Name: "eth2", Mode: "generic", Error: "attached in generic mode and stays so"},
 	}}
 	st.Generation.Store, st.Generation.Kernel = 9, 7
 	return newMetrics(func() control.Status { return st }, func() *lists.Snapshot { return snap }, 1000,
@@ -84,6 +85,7 @@ portcullis_index_mismatches_total 1
 # TYPE portcullis_interface_attached gauge
 portcullis_interface_attached{interface="eth0",mode="native"} 1
 portcullis_interface_attached{interface="eth1",mode="none"} 0
+portcullis_interface_attached{interface="eth2",mode="generic"} 1
 # HELP portcullis_map_capacity_prefixes Prefixes that the kernel's maps have room for.
 # TYPE portcullis_map_capacity_prefixes gauge
 portcullis_map_capacity_prefixes{family="ipv4"} 1000

@@ -225,7 +225,7 @@ func (n *node) wireInterface(a loader.Attachment, bad func(string, ...any)) cont
 		bad("%s: generic mode, slower than native: %s", a.Interface, a.Fallback)
 	}
 	counts, err := n.maps.Counters(a.Interface)
-	if err != nil && a.Err == nil {
+	if err != nil && protected(a) {
 		bad("%s: read counters: %s", a.Interface, err)
 	}
 	for _, c := range counts {
