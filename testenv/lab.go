@@ -37,6 +37,9 @@ type Lab struct {
 	closers    []func()
 	closed     bool
 	stopSignal func()
+
+	starting sync.RWMutex // held while a process begins
+	ended    bool         // no process begins any more
 }
 
 // New makes a lab for a test, which it skips without root. The lab is closed when the test ends, however it ends,
@@ -95,6 +98,9 @@ func (l *Lab) Close() error {
 	if stop != nil {
 		stop()
 	}
+	l.starting.Lock()
+	l.ended = true
+	l.starting.Unlock()
 	for i := len(closers) - 1; i >= 0; i-- {
 		closers[i]()
 	}

@@ -108,7 +108,13 @@ func onThread(f func() error) error {
 }
 
 // Start starts cmd inside the namespace. The lab's end kills it, if nothing did before.
+// After that it starts nothing: a process begun while the others are killed would be left over.
 func (n *Namespace) Start(cmd *exec.Cmd) error {
+	n.lab.starting.RLock()
+	defer n.lab.starting.RUnlock()
+	if n.lab.ended {
+		return fmt.Errorf("start %s in %s: the lab is closed", cmd.Path, n.Name)
+	}
 	return n.Do(cmd.Start)
 }
 
