@@ -20,10 +20,13 @@ var rooms = map[string][]string{
 	"loader":                {"bpf", "lists", "loader/compile"},
 	"loader/compile":        {"lists"},
 	"userspace/control":     {"lists"},
+	"userspace/apis":        {},
+	"userspace/shim":        {"lists", "userspace/apis"},
+	"userspace/detect":      {"lists", "userspace/apis"},
 
 	"userspace/control/controltest": {"lists", "userspace/control"}, // a node in memory: only tests import it
 
-	"userspace":      {"bpf", "lists", "lists/store", "loader", "loader/compile", "userspace/control"},
+	"userspace":      {"bpf", "lists", "lists/store", "loader", "loader/compile", "userspace/apis", "userspace/control", "userspace/detect", "userspace/shim"},
 	"cmd/portcullis": {"lists", "lists/format", "userspace", "userspace/control"},
 	"testenv":        {},
 	"testenv/bench":  {"bpf", "lists", "lists/store", "loader", "loader/compile", "testenv", "testenv/generator", "userspace/control"},

@@ -1,0 +1,81 @@
+package shim
+
+import (
+	"context"
+	"net/http"
+	"net/netip"
+
+	"github.com/portcullis/portcullis/lists"
+	"github.com/portcullis/portcullis/userspace/apis"
+)
+
+// Verdict says what becomes of a request.
+type Verdict uint8
+
+const (
+	Pass   Verdict = iota // the backend may have it
+	Block                 // the blacklist names its client
+	Refuse                // it is malformed, of no API, beyond a limit, or breaks a rule of its API: see Reason
+)
+
+// Reason says why, in the words of the metrics.
+type Reason uint8
+
+const (
+	PassUnlisted    Reason = iota // nothing lists the client
+	PassWhitelisted               // the whitelist names it
+	PassNotEnforced               // firewall off, or the API does not block
+	Blacklisted                   // Block
+	Malformed                     // Refuse, 400
+	TooLarge                      // Refuse, 431: over a limit of this package
+	UnknownAPI                    // Refuse, 503
+	UnknownHost                   // Refuse, 503
+	Detected                      // Refuse: a real-time detector answered (decoy, method, protocol, content type, token)
+	reasons         = iota
+)
+
+// Decision is what was decided about one request. It holds on to strings of the request, to nothing else of it.
+type Decision struct {
+	Verdict Verdict
+	Reason  Reason
+	Answer  apis.Answer // to send, unless Verdict is Pass
+	API     *apis.API   // nil: none was found
+	Client  netip.Addr  // the client by trusted_proxies; the zero value if it is not known
+	// ID and List name the entry that decided, if one did: for an address the identifier is the entry's, which may be
+	// a CIDR; for others it is as the request spelled it.
+	ID   lists.ID
+	List lists.List
+	// Source is who detected (Reason Detected) or, for a blacklist entry, who listed it.
+	Source lists.Source
+
+	seen seen
+}
+
+// Claims is what a gateway vouches for about a request's client, where it is not in the request itself.
+type Claims struct {
+	Username string
+	Verified bool // the gateway has authenticated itself to us, so that the username may whitelist
+}
+
+type claimsKey struct{}
+
+// WithClaims returns a context for a request that a gateway sent with these claims.
+func WithClaims(ctx context.Context, c Claims) context.Context {
+	return context.WithValue(ctx, claimsKey{}, c)
+}
+
+// Seen is what detectors are told of a request that the lists let pass.
+type Seen struct {
+	API         *apis.API
+	Client      netip.Addr // the zero value if not known
+	HTTPS       bool
+	HasToken    bool
+	Whitelisted bool // never blacklist such a client
+	// Token and Cookie are the request's, if they may be learned from: the backend has accepted them before, or a JWT
+	// verified. The zero value otherwise: listing what anybody can send would let them block others.
+	Token, Cookie lists.ID
+}
+
+// Detect looks at a request that the lists let pass. ok: something was found, and answer is sent instead of the
+// backend's. It reports what it blacklists itself. It must not keep r.
+type Detect func(r *http.Request, seen Seen) (answer apis.Answer, source lists.Source, ok bool)
