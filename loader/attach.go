@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
@@ -27,9 +28,29 @@ type Attachment struct {
 // remembered is an interface that Attach was called for.
 type remembered struct {
 	Attachment
-	attached bool   // it has been, and has not been renamed since: if its link pin is gone, Detach took it
-	failed   device // as it was when attaching failed: nothing is tried again until it changes
+	attached bool   // it has been, and has not been renamed since: then Detach may have taken it
+	failed   device // as it was when attaching failed
+	// While it stays so, attaching is tried again at this time, twice as long after each failure.
+	again   time.Time
+	patient time.Duration
 }
+
+// refused notes a failure of attaching to the device as it was then.
+func (r *remembered) refused(d device, err error) {
+	if d != r.failed {
+		r.patient = firstRetry
+	}
+	r.Err, r.failed = err, d
+	r.again = time.Now().Add(r.patient)
+	r.patient = min(2*r.patient, lastRetry)
+}
+
+// resting reports whether nothing is to be tried at the device now.
+func (r *remembered) resting(d device) bool {
+	return r.Err != nil && r.failed == d && (r.Mode != "" || time.Now().Before(r.again))
+}
+
+const firstRetry, lastRetry = time.Second, 32 * time.Second
 
 // Attach puts the program of this build on the interface, pinned: by link.Update if a link of ours is pinned for
 // it, so that no packet in between is unjudged, else by attaching in the order of Options.Mode. An update keeps
@@ -67,13 +88,16 @@ func (l *Loader) attach(r *remembered) {
 	r.Attachment = Attachment{Interface: was.Interface}
 	d, err := l.judge(r)
 	if err != nil {
-		if now, findErr := findDevice(r.Interface); findErr == nil {
+		if now, findErr := findDevice(r.Interface); findErr == nil && r.Mode != "" {
 			d = now // an upgrade changed its program
 		}
-		r.Err, r.failed = err, d
+		r.refused(d, err)
 		return
 	}
 	r.attached, r.failed = true, device{}
+	if err := l.dir.unmarkDetached(r.Interface); err != nil {
+		l.o.Logger.Warn("an old mark of detach is left", "interface", r.Interface, "error", err)
+	}
 }
 
 // judge attaches or upgrades, and fills in r.

@@ -75,6 +75,11 @@ func (d pinDir) detach(iface string, isPin bool) error {
 		return err
 	}
 	defer ln.Close()
+	for _, name := range []string{pin, iface} {
+		if err := d.markDetached(name); err != nil {
+			return err
+		}
+	}
 	// Somebody may have the link open: end it, do not wait for its last reference.
 	if err := ln.Detach(); err != nil && !errors.Is(err, unix.ENOLINK) {
 		return permission(err)
@@ -118,7 +123,7 @@ func (d pinDir) removeIfUnused() error {
 	}
 	d.emptyTries(Options{}.withDefaults())
 	names := append(slices.Clone(mapNames[:]), "lock")
-	for _, kind := range []string{"prog_", "counters_"} { // a process died while it published
+	for _, kind := range []string{"prog_", "counters_", "detached_"} { // the first two if a process died while it published
 		left, err := d.names(kind)
 		if err != nil {
 			return err

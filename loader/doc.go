@@ -13,6 +13,7 @@
 //	control, lpm_v4_a, lpm_v4_b, lpm_v6_a, lpm_v6_b,
 //	index_v4, gate_v4, checks                               the maps; without control the others do not count
 //	link_IF, prog_IF, counters_IF                           of each interface; no link_IF: not attached, or detached
+//	detached_IF/                                            Detach took IF off; the next Attach removes the mark
 //	lock/                                                   flocked while links and pins change
 //	staging_maps/, staging_interface/                       what is being made, until it is renamed; not after a crash
 //

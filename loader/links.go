@@ -3,6 +3,7 @@ package loader
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
@@ -75,8 +76,7 @@ func (d pinDir) pinOf(dev device) (string, error) {
 	return "", nil
 }
 
-// followNames renames the pins of interfaces that were renamed. Where names went round in a circle the pins keep
-// theirs, which pinOf knows how to live with.
+// followNames renames the pins of interfaces that were renamed.
 func (d pinDir) followNames() error {
 	all, err := d.inspect()
 	if err != nil {
@@ -86,29 +86,50 @@ func (d pinDir) followNames() error {
 	if err != nil {
 		return err
 	}
-	for moved := true; moved; {
-		moved = false
-		for i, p := range all {
-			for _, dev := range devs {
-				if !p.alive || p.prog != dev.prog || p.pin == dev.name || taken(all, dev.name) {
-					continue
-				}
-				if err := d.renameInterface(p.pin, dev.name); err != nil {
-					return err
-				}
-				all[i].pin, moved = dev.name, true
+	called := make(map[ebpf.ProgramID]string)
+	for _, dev := range devs {
+		if dev.prog != 0 {
+			called[dev.prog] = dev.name
+		}
+	}
+	for {
+		i, to := nextRename(all, called)
+		if i < 0 {
+			return nil
+		}
+		if err := d.renameInterface(all[i].pin, to); err != nil {
+			return err
+		}
+		all[i].pin = to
+	}
+}
+
+// nextRename chooses a pin that is to be renamed, -1 if none is, and its new name. Where names went round in a circle,
+// one of its pins first gets a name that no interface can have; after a crash it is renamed from there.
+func nextRename(all []pinned, called map[ebpf.ProgramID]string) (i int, to string) {
+	for i, p := range all {
+		if to = called[p.prog]; p.alive && to != "" && to != p.pin && holder(all, to) < 0 {
+			return i, to
+		}
+	}
+	for i, p := range all {
+		j := i
+		for range all {
+			if !all[j].alive || called[all[j].prog] == "" {
+				break // in another network namespace: it keeps its pin until another of its name is attached here
+			}
+			if j = holder(all, called[all[j].prog]); j < 0 {
+				break
+			}
+			if j == i && called[p.prog] != p.pin {
+				return i, "/" + p.pin
 			}
 		}
 	}
-	return nil
+	return -1, ""
 }
 
-// taken reports whether a living link is pinned under the name.
-func taken(all []pinned, name string) bool {
-	for _, p := range all {
-		if p.alive && p.pin == name {
-			return true
-		}
-	}
-	return false
+// holder is the living link that is pinned under the name, -1 if none is.
+func holder(all []pinned, name string) int {
+	return slices.IndexFunc(all, func(p pinned) bool { return p.alive && p.pin == name })
 }

@@ -15,14 +15,18 @@ import (
 // an old name is not judged. The result is in the order of Attach.
 //
 //   - An interface that [Detach] took off is left alone ([ErrDetached]) until Attach is called for it, or a new
-//     daemon calls it.
+//     daemon calls it. Pins that somebody removed by hand are made again.
 //   - A renamed interface goes on being judged; its pins are renamed with it. Under its old name it is missing
 //     ([ErrNoInterface]), and what appears under that name is attached as a new one.
 //   - An interface moved to another network namespace goes on being judged there, until another of its name is
 //     attached here.
-//   - What was refused is tried again when the interface changes.
+//   - What was refused is tried again when the interface changes, and else after 1 s, 2 s, and so on up to 32 s. An
+//     interface that is judged, but in another mode than the one asked for, is left as it is.
 func (l *Loader) Reconcile() []Attachment {
 	out := make([]Attachment, 0, len(l.ifaces))
+	if err := l.mendPins(); err != nil {
+		l.o.Logger.Error("maps are not pinned: commands that need no daemon do not find them", "error", err)
+	}
 	for _, r := range l.ifaces {
 		l.reconcile(r)
 		out = append(out, r.Attachment)
@@ -41,10 +45,10 @@ func (l *Loader) reconcile(r *remembered) {
 		r.Err = err
 		return
 	}
-	if r.Err != nil && r.failed == d {
+	if r.resting(d) {
 		return
 	}
-	if pin == r.Interface && r.attached {
+	if pin == r.Interface && r.attached && exists(l.dir.counters(pin)) {
 		r.Index, r.Mode, r.Err = d.index, d.mode, nil
 		return
 	}
@@ -54,11 +58,11 @@ func (l *Loader) reconcile(r *remembered) {
 		return
 	}
 	defer unlock()
-	if pin != "" && r.attached { // renamed back: counters and Detach go by the pin of its name
+	if pin != "" && pin != r.Interface && r.attached { // renamed back: counters and Detach go by the pin of its name
 		r.Index, r.Mode, r.Err = d.index, d.mode, l.dir.followNames()
 		return
 	}
-	if r.attached && !exists(l.dir.link(r.Interface)) {
+	if r.attached && !exists(l.dir.link(r.Interface)) && exists(l.dir.detached(r.Interface)) {
 		r.Attachment = Attachment{
 			Interface: r.Interface, Index: d.index, Layer3: r.Layer3,
 			Err: fmt.Errorf("protect %s: %w; it is attached again by a restart of the daemon", r.Interface, ErrDetached),
