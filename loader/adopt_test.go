@@ -140,10 +140,7 @@ func TestBypassSurvivesTakeOver(t *testing.T) {
 	l, err = Open(Options{PinDir: g.pins, Capacity: 500})
 	must(t, err)
 	defer l.Close()
-	old, err := OpenMaps(Options{PinDir: g.pins})
-	must(t, err)
-	must(t, old.SetBypass(true)) // an admin, while the new daemon starts
-	must(t, old.Close())
+	must(t, SetBypass(g.pins, true)) // an admin, while the new daemon starts
 	_, err = l.Attach("gw")
 	must(t, err)
 	if on, err := l.Maps().Bypass(); err != nil || !on {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync/atomic"
 	"time"
 
 	"github.com/cilium/ebpf"
@@ -208,6 +209,19 @@ func (l *Loader) makeMaps() error {
 	l.staged = true
 	l.maps, err = openPinned(l.dir, l.dir.stagingMaps(), l.o)
 	return err
+}
+
+// Enforced is the generation of the lists that the kernel enforces at this moment: those of an earlier daemon until the
+// first Replace, or while new maps wait for the first Attach. 0 if nothing is enforced.
+func (l *Loader) Enforced() uint64 {
+	if !l.staged {
+		return l.maps.Generation()
+	}
+	var generation uint64
+	if err := l.dir.withCommon(func(w *commonWords) { generation = atomic.LoadUint64(&w.Generation) }); err != nil {
+		return 0
+	}
+	return generation
 }
 
 // Maps returns the other half, open for as long as the Loader is. It may be called and used concurrently.

@@ -240,19 +240,7 @@ func (m *Maps) SetFirewall(on bool) error {
 	return nil
 }
 
-// SetBypass writes the emergency switch of `portcullis bypass`: on passes everything, at once, on all interfaces.
-// It survives this process and the daemon's restarts and upgrades, not a reboot.
-func (m *Maps) SetBypass(on bool) error {
-	leave, err := m.enter()
-	if err != nil {
-		return err
-	}
-	defer leave()
-	atomic.StoreUint32(&m.words.Bypass, word(on))
-	return nil
-}
-
-// Bypass reads it.
+// Bypass reads the emergency switch, see [SetBypass].
 func (m *Maps) Bypass() (bool, error) {
 	leave, err := m.enter()
 	if err != nil {

@@ -85,7 +85,7 @@ func childUnprivileged(args []string) error {
 		m.Replace(context.Background(), 20, big, nil),
 		m.Replace(context.Background(), 21, cells{"10.0.0.0/24": pass}.all(), nil),
 		m.Apply(22, []compile.Rule{{Prefix: p, Cell: drop, New: true}}),
-		m.SetBypass(true), m.SetFirewall(false), countErr, m.Close(),
+		SetBypass(args[0], true), m.SetFirewall(false), countErr, m.Close(),
 	)
 }
 
@@ -321,9 +321,6 @@ func TestSwitches(t *testing.T) {
 	_, err := l.Attach("gw")
 	must(t, err)
 	g.start(t)
-	other, err := OpenMaps(Options{PinDir: g.pins})
-	must(t, err)
-	defer other.Close()
 	passes := func(what, reason string) {
 		t.Helper()
 		before := count(t, m, "gw", "other", reason)
@@ -331,10 +328,10 @@ func TestSwitches(t *testing.T) {
 		eventually(t, what, func() bool { return g.gw.received()[bad] > 0 && count(t, m, "gw", "other", reason) > before })
 	}
 	g.check(t, "attached")
-	must(t, other.SetBypass(true))
+	must(t, SetBypass(g.pins, true))
 	passes("bypass", "pass_bypass")
 	must(t, m.SetFirewall(false))
-	must(t, other.SetBypass(false))
+	must(t, SetBypass(g.pins, false))
 	passes("firewall off", "pass_firewall_off")
 	must(t, m.SetFirewall(true))
 	g.flood.more(t, 200)
@@ -343,7 +340,7 @@ func TestSwitches(t *testing.T) {
 
 	var writers sync.WaitGroup
 	for _, f := range []func(i int) error{
-		func(i int) error { return other.SetBypass(i%2 == 0) },
+		func(i int) error { return SetBypass(g.pins, i%2 == 0) },
 		func(i int) error { return m.SetFirewall(i%2 == 0) },
 		func(i int) error { return m.Replace(context.Background(), uint64(i), list.all(), nil) },
 		func(i int) error { return m.Apply(uint64(i), nil) },

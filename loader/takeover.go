@@ -31,6 +31,7 @@ func (l *Loader) takeOver() error {
 		return err
 	}
 	if l.staged {
+		l.keepBypass() // as it is now: it may have been switched meanwhile
 		if left == 0 {
 			waitForReaders()
 			l.dir.emptyTries(l.o)
@@ -94,20 +95,13 @@ func (l *Loader) reads(id ebpf.ProgramID) bool {
 	return ok && slices.Contains(used, ours)
 }
 
-// keepBypass carries the emergency switch over from the old maps. The first four words of control keep their
-// place in every layout, for this.
+// keepBypass carries the emergency switch over from the old maps, of whatever layout.
 func (l *Loader) keepBypass() {
-	m, err := loadPin(filepath.Join(l.dir.path, bpf.MapControl))
-	if err != nil {
+	var on uint32
+	if err := l.dir.withCommon(func(w *commonWords) { on = atomic.LoadUint32(&w.Bypass) }); err != nil {
 		return // nothing to carry over
 	}
-	defer m.Close()
-	w, err := mapControl(m)
-	if err != nil {
-		return
-	}
-	defer w.unmap()
-	atomic.StoreUint32(&l.maps.words.Bypass, atomic.LoadUint32(&w.Bypass))
+	atomic.StoreUint32(&l.maps.words.Bypass, on)
 }
 
 // emptyTries empties pinned tries that no program reads any more, in batches: the kernel frees a trie in one go,

@@ -22,11 +22,7 @@ func Detach(pinDir string, ifaces ...string) ([]string, error) {
 // Bypass writes the emergency switch into the pinned maps, with or without a daemon: on passes every packet. It
 // holds until it is switched off again or the pins go. Errors are [*control.Error].
 func Bypass(pinDir string, on bool) error {
-	maps, err := loader.OpenMaps(loader.Options{PinDir: pinDir})
-	if err != nil {
-		return offlineError("bypass", pinDir, err)
-	}
-	return offlineError("bypass", pinDir, errors.Join(maps.SetBypass(on), maps.Close()))
+	return offlineError("bypass", pinDir, loader.SetBypass(pinDir, on))
 }
 
 // offlineError gives an error of the loader the code that the exit code comes from, and what to do next.

@@ -57,7 +57,7 @@ func Run(ctx context.Context, c Config, version string, log *slog.Logger, ready 
 	}
 	defer ld.Close()
 	n.maps = ld.Maps()
-	if err := keepsLists(n.maps.Generation(), n.opened, c.StateDir); err != nil {
+	if err := keepsLists(ld.Enforced(), n.opened, c.StateDir); err != nil {
 		return err
 	}
 
