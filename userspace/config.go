@@ -38,6 +38,19 @@ type Config struct {
 	// Capacity bounds the IP prefixes of each family that the kernel maps take.
 	Capacity uint32 `toml:"capacity"`
 
+	// IPEnforcement says who acts on listed addresses: kernel, l7 or both; "": everything there is.
+	IPEnforcement string `toml:"ip_enforcement"`
+	// WhitelistScope: a whitelisted identifier speaks for its whole "request" (""), or only for this "identifier".
+	WhitelistScope string `toml:"whitelist_scope"`
+
+	// The ways in which HTTP requests come to be judged, all off by default.
+	Proxy         ProxyConfig      `toml:"proxy"`
+	CheckEndpoint CheckConfig      `toml:"check"`
+	ExtAuthz      ExtAuthzConfig   `toml:"ext_authz"`
+	SPOE          SPOEConfig       `toml:"spoe"`
+	Sideband      SidebandConfig   `toml:"sideband"`
+	Management    ManagementConfig `toml:"management"`
+
 	// Metrics is the host and port on which Prometheus may read; "": none.
 	Metrics string `toml:"metrics"`
 
@@ -136,7 +149,7 @@ func (c Config) Check() error {
 			}
 		}
 	}
-	return nil
+	return c.checkL7(bad)
 }
 
 // parsePrefix reads an address or CIDR as an entry of the lists is read: unmapped and masked.

@@ -45,6 +45,15 @@ capacity = 1000
 		{name: "negative", text: `capacity = -1`, wantErr: "line 1"},
 		{name: "level", text: `log_level = "loud"`, wantErr: "log_level"},
 		{name: "interface path", text: `interfaces = ["../x"]`, wantErr: "interfaces"},
+		{name: "l7", text: "ip_enforcement = \"l7\"\nwhitelist_scope = \"identifier\"\n[check]\nlisten = \"127.0.0.1:1\"\n", want: func(c *Config) {
+			c.IPEnforcement, c.WhitelistScope, c.CheckEndpoint.Listen = "l7", "identifier", "127.0.0.1:1"
+		}},
+		{name: "l7 of nobody", text: `ip_enforcement = "both"`, wantErr: `ip_enforcement: "both" without a way for requests to be judged`},
+		{name: "enforcement", text: `ip_enforcement = "layer7"`, wantErr: `ip_enforcement: "layer7" is not one of kernel, l7, both`},
+		{name: "scope", text: `whitelist_scope = "all"`, wantErr: `whitelist_scope: "all" is not one of request, identifier`},
+		{name: "front key", text: "[check]\nlissen = \"x\"\n", wantErr: `line 2: unknown key "check.lissen"`},
+		{name: "front address", text: "[check]\nlisten = \"8080\"\n", wantErr: `check.listen: "8080" is no address and port to listen at`},
+		{name: "front port", text: "[check]\nlisten = \"127.0.0.1:http\"\n", wantErr: `check.listen: "127.0.0.1:http" is no address`},
 		{name: "interface twice", text: `interfaces = ["a", "a"]`, wantErr: "named twice"},
 	}
 	for _, tt := range tests {

@@ -31,6 +31,9 @@ type watcher interface {
 // renewEvery is how often the kernel is told that somebody looks after its index.
 const renewEvery = time.Second
 
+// protectEvery is how often the host is searched for protected addresses.
+const protectEvery = 5 * time.Second
+
 // retryEvery is how long enforcement waits before it writes the whole list again after the kernel refused a change.
 const retryEvery = time.Second
 
@@ -87,7 +90,7 @@ func (e *enforcement) run(ctx context.Context) error {
 	defer cancel()
 	go func() { failed <- e.follow(ctx, e.snapshot.Generation(), updates) }()
 
-	protect := time.NewTicker(5 * time.Second)
+	protect := time.NewTicker(protectEvery)
 	defer protect.Stop()
 	retry := time.NewTicker(retryEvery)
 	defer retry.Stop()

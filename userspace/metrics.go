@@ -25,13 +25,16 @@ import (
 type metrics struct {
 	status   func() control.Status
 	snapshot func() *lists.Snapshot
+	prefixes func(*lists.Snapshot) (v4, v6 int) // that the kernel is to hold
 	capacity uint32
 	index    func() (loader.IndexState, error)
 	apply    *prometheus.HistogramVec
 }
 
-func newMetrics(status func() control.Status, snapshot func() *lists.Snapshot, capacity uint32, index func() (loader.IndexState, error)) *metrics {
-	return &metrics{status, snapshot, capacity, index, prometheus.NewHistogramVec(prometheus.HistogramOpts{
+func newMetrics(status func() control.Status, snapshot func() *lists.Snapshot, prefixes func(*lists.Snapshot) (v4, v6 int), capacity uint32,
+	index func() (loader.IndexState, error),
+) *metrics {
+	return &metrics{status, snapshot, prefixes, capacity, index, prometheus.NewHistogramVec(prometheus.HistogramOpts{
 		Name: "portcullis_apply_duration_seconds", Help: "Time the kernel's maps took to take over a change, or the whole list.",
 		Buckets: []float64{.0001, .001, .01, .1, .5, 1, 2, 5, 10, 30},
 	}, []string{"how"})}
@@ -70,17 +73,23 @@ func (m *metrics) Collect(out chan<- prometheus.Metric) {
 	}
 	gauge(entries, float64(snap.Len(lists.Whitelist)), "whitelist", lists.Manual.String())
 
-	v4, v6 := lenPrefixes(snap)
+	v4, v6 := m.prefixes(snap)
 	prefixes := desc("map_prefixes", "Prefixes that the lists put into the kernel's maps, at most.", "family")
 	room := desc("map_capacity_prefixes", "Prefixes that the kernel's maps have room for.", "family")
 	for family, n := range map[string]int{"ipv4": v4, "ipv6": v6} {
 		gauge(prefixes, float64(n), family)
 		gauge(room, float64(m.capacity), family)
 	}
-	generation := desc("generation", "Generation of the lists, in the store and as the kernel enforces it.", "layer")
+	generation := desc("generation", "Generation of the lists, in the store, and as kernel and shim enforce it; without the latter where they do not.", "layer")
 	gauge(generation, float64(st.Generation.Store), "store")
-	gauge(generation, float64(st.Generation.Kernel), "kernel")
-	gauge(desc("generations_behind", "Generations that the kernel is behind the store."), float64(st.Generation.Store)-float64(st.Generation.Kernel))
+	behind := uint64(0)
+	for layer, reached := range map[string]uint64{"kernel": st.Generation.Kernel, "shim": st.Generation.Shim} {
+		if reached != 0 {
+			gauge(generation, float64(reached), layer)
+			behind = max(behind, st.Generation.Store-min(reached, st.Generation.Store))
+		}
+	}
+	gauge(desc("generations_behind", "Generations that kernel or shim, whichever is further, are behind the store."), float64(behind))
 	gauge(desc("firewall_enabled", "Whether the lists are enforced (enable_firewall)."), number(st.Settings.Firewall))
 	gauge(desc("bypass_enabled", "Whether every packet passes (bypass on)."), number(st.Bypass))
 	gauge(desc("degraded_states", "How many things are wrong; status says what."), float64(len(st.Degraded)))

@@ -38,7 +38,7 @@ func testMetrics(t *testing.T) *metrics {
 		{Name: "eth2", Mode: "generic", Error: "attached in generic mode and stays so"},
 	}}
 	st.Generation.Store, st.Generation.Kernel = 9, 7
-	return newMetrics(func() control.Status { return st }, func() *lists.Snapshot { return snap }, 1000,
+	return newMetrics(func() control.Status { return st }, func() *lists.Snapshot { return snap }, new(node).lenPrefixes, 1000,
 		func() (loader.IndexState, error) {
 			return loader.IndexState{Checked: 70, Mismatches: 1, Lease: 2 * time.Second}, nil
 		})
@@ -72,7 +72,7 @@ portcullis_entries{list="blacklist",source="invalid_protocol"} 0
 portcullis_entries{list="blacklist",source="manual"} 1
 portcullis_entries{list="blacklist",source="missing_token"} 0
 portcullis_entries{list="whitelist",source="manual"} 1
-# HELP portcullis_generations_behind Generations that the kernel is behind the store.
+# HELP portcullis_generations_behind Generations that kernel or shim, whichever is further, are behind the store.
 # TYPE portcullis_generations_behind gauge
 portcullis_generations_behind 2
 # HELP portcullis_index_lease_seconds How long the index may still be used if the daemon is gone.

@@ -35,17 +35,20 @@ type node struct {
 	log     *slog.Logger
 
 	store   *store.Store
-	opened  uint64 // generation the store was opened at
-	maps    *loader.Maps
+	opened  uint64       // generation the store was opened at
+	maps    *loader.Maps // nil, as enforce: no interfaces, so only requests are judged
 	enforce *enforcement
+	l7
 
+	protector  *protector
 	protected  atomic.Pointer[[]protection]
 	interfaces atomic.Pointer[[]loader.Attachment]
 	noMetrics  atomic.Value // string: why Prometheus gets nothing
+	leftover   bool         // without interfaces: an earlier daemon's pins are there
 	room       atomic.Int64 // protected prefixes, which take places in the maps too
 }
 
-// Apply guards against lock-out, makes the change durable, waits until the kernel enforces it, and answers.
+// Apply guards against lock-out, makes the change durable, waits until kernel and shim enforce it, and answers.
 func (n *node) Apply(ctx context.Context, r control.Request) (control.Reply, error) {
 	before, now := n.store.Snapshot(), n.store.Clock().Now()
 	notes, err := checkLockOut(r, before, *n.protected.Load(), now)
@@ -62,7 +65,7 @@ func (n *node) Apply(ctx context.Context, r control.Request) (control.Reply, err
 	if res.Imported.Added > manyEntries {
 		defer func() { go debug.FreeOSMemory() }() // working out so many takes more memory than holding them
 	}
-	if err := n.enforce.wait(ctx, res.Generation); err != nil {
+	if err := n.wait(ctx, res.Generation); err != nil {
 		return control.Reply{}, &control.Error{
 			Code:    control.CodeFailed,
 			Message: err.Error(),
@@ -82,7 +85,10 @@ func (n *node) plan(r control.Request, before *lists.Snapshot, now time.Time, no
 	if err != nil {
 		return control.Reply{}, wireError(err)
 	}
-	v4, v6 := lenPrefixes(a.Next)
+	if n.maps == nil {
+		return control.Reply{Result: a.Result, Notes: notes}, nil
+	}
+	v4, v6 := n.lenPrefixes(a.Next)
 	notes = append(notes, fmt.Sprintf("the kernel would hold at most %d IPv4 and %d IPv6 prefixes of %d each", v4, v6, n.config.Capacity))
 	return control.Reply{Result: a.Result, Notes: notes}, nil
 }
@@ -109,7 +115,10 @@ func (n *node) checkRoom(b lists.Batch, next *lists.Snapshot, changes []lists.Ch
 	if !imports && !slices.ContainsFunc(changes, addsPrefix) {
 		return nil
 	}
-	v4, v6 := lenPrefixes(next)
+	if n.config.ipEnforcement() == enforceL7 && len(n.config.Interfaces) == 0 {
+		return nil // no maps
+	}
+	v4, v6 := n.lenPrefixes(next)
 	limit, protected := int64(n.config.Capacity), n.room.Load()
 	for family, count := range map[string]int{"IPv4": v4, "IPv6": v6} {
 		if int64(count)+protected > limit {
@@ -131,9 +140,12 @@ func addsPrefix(c lists.Change) bool {
 	return isIP
 }
 
-// lenPrefixes counts the IP entries of both lists: at most so many prefixes are in the maps.
-func lenPrefixes(s *lists.Snapshot) (v4, v6 int) {
+// lenPrefixes counts the IP entries that the kernel is to hold: at most so many prefixes are in the maps.
+func (n *node) lenPrefixes(s *lists.Snapshot) (v4, v6 int) {
 	w4, w6 := s.LenPrefixes(lists.Whitelist)
+	if n.config.ipEnforcement() == enforceL7 {
+		return w4, w6
+	}
 	b4, b6 := s.LenPrefixes(lists.Blacklist)
 	return w4 + b4, w6 + b6
 }
@@ -157,9 +169,9 @@ func (n *node) Status() control.Status {
 		Protected: wireProtected(*n.protected.Load()),
 		Degraded:  []string{},
 	}
-	reached, failure := n.enforce.state()
-	s.Generation.Store, s.Generation.Kernel = snap.Generation(), reached
-	v4, v6 := lenPrefixes(snap)
+	s.Generation.Store = snap.Generation()
+	n.wireL7(&s)
+	v4, v6 := n.lenPrefixes(snap)
 	s.Memory.Configured = uint64(n.config.Capacity) * bytesPerPrefix
 	s.Memory.Used = uint64(v4+v6) * bytesPerPrefix
 
@@ -169,14 +181,27 @@ func (n *node) Status() control.Status {
 	} else if st.LastError != "" {
 		s.Warnings = append(s.Warnings, "store: the last write or copy failed: "+st.LastError)
 	}
-	if failure != nil {
-		bad("kernel: does not enforce generation %d: %s", snap.Generation(), failure)
-	}
 	if skew := n.store.Clock().Skew(); skew.Abs() > maxSkew {
 		s.Warnings = append(s.Warnings, fmt.Sprintf("the wall clock was set %s after this boot: times of entries are off by that, durations are right; a reboot mends it", skew.Round(time.Second)))
 	}
 	if why, _ := n.noMetrics.Load().(string); why != "" {
 		s.Warnings = append(s.Warnings, why)
+	}
+	if n.enforce == nil {
+		if n.leftover {
+			bad("kernel: %s holds lists of an earlier daemon, which nobody keeps up to date; name the interfaces, or run: portcullis detach", n.config.PinDir)
+		}
+		return s
+	}
+	n.statusKernel(&s, bad)
+	return s
+}
+
+// statusKernel is the part of status that concerns packets.
+func (n *node) statusKernel(s *control.Status, bad func(string, ...any)) {
+	reached, failure := n.enforce.state()
+	if s.Generation.Kernel = reached; failure != nil {
+		bad("kernel: does not enforce generation %d: %s", s.Generation.Store, failure)
 	}
 	bypass, err := n.maps.Bypass()
 	if err != nil {
@@ -189,7 +214,6 @@ func (n *node) Status() control.Status {
 	for _, a := range *n.interfaces.Load() {
 		s.Interfaces = append(s.Interfaces, n.wireInterface(a, bad))
 	}
-	return s
 }
 
 // checkIndex says what is wrong with the kernel's index over the tries, and how much memory it takes.
@@ -197,7 +221,7 @@ func (n *node) checkIndex(bad func(string, ...any)) (bytes uint64) {
 	if n.config.Lookup == string(loader.LookupLPM) {
 		return 0
 	}
-	x, err := n.maps.Index()
+	x, err := n.index()
 	switch {
 	case err != nil:
 		bad("kernel: read index: %s", err)
@@ -209,6 +233,14 @@ func (n *node) checkIndex(bad func(string, ...any)) (bytes uint64) {
 		bad("kernel: drops are looked up in the slower way until the lists are written")
 	}
 	return uint64(x.Bytes)
+}
+
+// index is the state of the kernel's index.
+func (n *node) index() (loader.IndexState, error) {
+	if n.maps == nil {
+		return loader.IndexState{}, errors.New("no packets are judged here")
+	}
+	return n.maps.Index()
 }
 
 func (n *node) wireInterface(a loader.Attachment, bad func(string, ...any)) control.Interface {

@@ -36,6 +36,9 @@ func (n *node) notBlocked(b lists.Batch, after *lists.Snapshot, now time.Time) [
 	if !after.Settings().Firewall {
 		notes = append(notes, "the firewall is disabled: nothing is blocked until enable_firewall")
 	}
+	if n.maps == nil {
+		return notes
+	}
 	if on, err := n.maps.Bypass(); err == nil && on {
 		notes = append(notes, "bypass is on: nothing is blocked until: portcullis bypass off")
 	}

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"math"
 	"net/netip"
+	"path/filepath"
 	"slices"
 	"time"
 
@@ -30,15 +31,15 @@ func Run(ctx context.Context, c Config, version string, log *slog.Logger, ready 
 	if err := c.Check(); err != nil {
 		return err
 	}
-	if len(c.Interfaces) == 0 {
-		return fmt.Errorf("%w: interfaces: none named: give --interface IF or interfaces in the configuration", ErrConfig)
+	if len(c.Interfaces) == 0 && len(c.fronts()) == 0 {
+		return fmt.Errorf("%w: interfaces: none named: give --interface IF or interfaces in the configuration, or a way for requests to be judged", ErrConfig)
 	}
 	n := &node{config: c, version: version, started: time.Now(), log: log}
-	prot, err := newProtector(c)
-	if err != nil {
+	var err error
+	if n.protector, err = newProtector(c); err != nil {
 		return err
 	}
-	n.findProtected(prot)
+	n.findProtected()
 
 	n.store, err = store.Open(store.Options{Dir: c.StateDir, Check: n.checkRoom, Logger: log}, nil)
 	if err != nil {
@@ -48,17 +49,12 @@ func Run(ctx context.Context, c Config, version string, log *slog.Logger, ready 
 	n.opened = n.store.Snapshot().Generation()
 	n.makeRoom()
 
-	ld, err := loader.Open(loader.Options{
-		PinDir: c.PinDir, Mode: loader.Mode(c.Mode), Lookup: loader.Lookup(c.Lookup), Capacity: n.config.Capacity, Logger: log,
-		Boot: n.store.Clock().Boot,
-	})
+	ld, err := n.openKernel()
 	if err != nil {
-		return fmt.Errorf("open kernel side: %w", err)
-	}
-	defer ld.Close()
-	n.maps = ld.Maps()
-	if err := keepsLists(ld.Enforced(), n.opened, c.StateDir); err != nil {
 		return err
+	}
+	if ld != nil {
+		defer ld.Close()
 	}
 
 	server, err := control.New(control.Options{Backend: n, StateDir: c.StateDir, Version: version, Logger: log, Why: n.why, Now: n.store.Clock().Now})
@@ -72,21 +68,24 @@ func Run(ctx context.Context, c Config, version string, log *slog.Logger, ready 
 	}
 	defer socket.Close()
 
-	n.enforce = newEnforcement(n.maps, n.store, log, func() []netip.Prefix { return n.findProtected(prot) }, n.followSettings)
-	numbers := newMetrics(n.Status, n.Snapshot, n.config.Capacity, n.maps.Index)
-	n.enforce.observe = numbers.observe
-	n.maps.Follow(n.enforce.table)
-	if err := n.enforce.start(ctx, nil); err != nil {
+	if err := n.startL7(ctx); err != nil {
 		return err
 	}
-	if err := n.attachAll(ld); err != nil {
+	defer n.closeL7()
+	numbers := newMetrics(n.Status, n.Snapshot, n.lenPrefixes, n.config.Capacity, n.index)
+	if ld == nil {
+		n.followSettings(n.store.Snapshot())
+	} else if err := n.startKernel(ctx, ld, numbers); err != nil {
 		return err
 	}
 
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return quiet(ctx, n.store.Run(ctx)) })
-	g.Go(func() error { return quiet(ctx, n.enforce.run(ctx)) })
-	g.Go(func() error { return quiet(ctx, n.keepAttached(ctx, ld)) })
+	if ld != nil {
+		g.Go(func() error { return quiet(ctx, n.enforce.run(ctx)) })
+		g.Go(func() error { return quiet(ctx, n.keepAttached(ctx, ld)) })
+	}
+	n.runL7(ctx, g)
 	g.Go(func() error { return quiet(ctx, server.Serve(ctx, socket)) })
 	if c.Metrics != "" {
 		g.Go(func() error { n.showMetrics(ctx, numbers); return nil })
@@ -99,10 +98,45 @@ func Run(ctx context.Context, c Config, version string, log *slog.Logger, ready 
 	return g.Wait()
 }
 
+// openKernel opens the kernel's side; nil where no interface is to be protected: that needs no capability.
+func (n *node) openKernel() (*loader.Loader, error) {
+	n.interfaces.Store(new([]loader.Attachment))
+	c := n.config
+	if len(c.Interfaces) == 0 {
+		links, _ := filepath.Glob(filepath.Join(c.PinDir, "link_*")) // who may not look there sees none
+		n.leftover = len(links) > 0
+		return nil, nil
+	}
+	ld, err := loader.Open(loader.Options{
+		PinDir: c.PinDir, Mode: loader.Mode(c.Mode), Lookup: loader.Lookup(c.Lookup), Capacity: c.Capacity, Logger: n.log,
+		Boot: n.store.Clock().Boot,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("open kernel side: %w", err)
+	}
+	n.maps = ld.Maps()
+	if err := keepsLists(ld.Enforced(), n.opened, c.StateDir); err != nil {
+		return nil, errors.Join(err, ld.Close())
+	}
+	return ld, nil
+}
+
+// startKernel brings the maps to the store's state, and only then attaches.
+func (n *node) startKernel(ctx context.Context, ld *loader.Loader, numbers *metrics) error {
+	n.enforce = newEnforcement(n.maps, n.store, n.log, n.findProtected, n.followSettings)
+	n.enforce.table.PassOnly = n.config.ipEnforcement() == enforceL7
+	n.enforce.observe = numbers.observe
+	n.maps.Follow(n.enforce.table)
+	if err := n.enforce.start(ctx, nil); err != nil {
+		return err
+	}
+	return n.attachAll(ld)
+}
+
 // makeRoom raises the capacity to what the lists already hold: lists that were accepted are enforced, whatever was
 // configured since. Further adds are refused.
 func (n *node) makeRoom() {
-	v4, v6 := lenPrefixes(n.store.Snapshot())
+	v4, v6 := n.lenPrefixes(n.store.Snapshot())
 	need := int64(max(v4, v6)) + 2*n.room.Load() // protected addresses may become more
 	if need > int64(n.config.Capacity) {
 		n.log.Warn("capacity is below what is listed, and is raised", "configured", n.config.Capacity, "now", need)
@@ -135,8 +169,8 @@ func quiet(ctx context.Context, err error) error {
 }
 
 // findProtected looks at the host again and remembers the answer for the guard.
-func (n *node) findProtected(p *protector) []netip.Prefix {
-	found, err := p.find()
+func (n *node) findProtected() []netip.Prefix {
+	found, err := n.protector.find()
 	if err != nil {
 		n.log.Warn("some protected addresses are unknown", "error", err)
 		if last := n.protected.Load(); last != nil {

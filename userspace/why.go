@@ -32,8 +32,9 @@ func (n *node) why(a netip.Addr) control.Why {
 func (n *node) lookWhy(a netip.Addr) control.Why {
 	snap, now := n.store.Snapshot(), n.store.Clock().Now()
 	w := control.Why{Address: a.String(), Firewall: snap.Settings().Firewall}
-	w.Generation.Store, w.Generation.Kernel = snap.Generation(), n.maps.Generation()
-	w.Bypass, _ = n.maps.Bypass() // fails only once the daemon ends
+	if w.Generation.Store = snap.Generation(); n.feed != nil {
+		w.Generation.Shim = n.feed.generation()
+	}
 	attached := false
 	for _, i := range *n.interfaces.Load() {
 		if attached = attached || protected(i); !protected(i) {
@@ -49,6 +50,36 @@ func (n *node) lookWhy(a netip.Addr) control.Why {
 			w.Protected, want.PassUntil, want.Protected = p.why, compile.Never, true
 		}
 	}
+	if w.Layer = n.layer(attached); !w.Firewall {
+		w.Layer = "none"
+	}
+	if n.maps == nil {
+		w.Verdict, w.Reason = "pass", "unprotected"
+		w.Kernel = control.WhyKernel{Verdict: "pass", Agrees: true}
+		return w
+	}
+	if n.enforce.table.PassOnly {
+		want.DropUntil, want.Source = 0, 0
+	}
+	n.whyKernel(&w, a, want, attached, now)
+	return w
+}
+
+// layer is who acts on a listed address: kernel, l7 or none.
+func (n *node) layer(attached bool) string {
+	switch how := n.config.ipEnforcement(); {
+	case how != enforceL7 && attached:
+		return enforceKernel
+	case n.feed != nil && how != enforceKernel:
+		return enforceL7
+	}
+	return "none"
+}
+
+// whyKernel is the part of why that the maps know.
+func (n *node) whyKernel(w *control.Why, a netip.Addr, want compile.Cell, attached bool, now time.Time) {
+	w.Generation.Kernel = n.maps.Generation()
+	w.Bypass, _ = n.maps.Bypass() // fails only once the daemon ends
 	cell, found, err := n.maps.Lookup(a)
 	w.Kernel = kernelSays(cell, found, now)
 	if w.Kernel.Differs = differs(want, cell, now); err != nil {
@@ -57,19 +88,20 @@ func (n *node) lookWhy(a netip.Addr) control.Why {
 	}
 	w.Kernel.Agrees = w.Kernel.Differs == ""
 	w.Reason = reason(a, cell, now)
-	w.Layer = "kernel"
 	switch {
 	case !attached:
-		w.Reason, w.Layer = "unprotected", "none"
+		w.Reason = "unprotected"
 	case w.Bypass:
-		w.Reason, w.Layer = "pass_bypass", "none"
+		w.Reason = "pass_bypass"
+		if w.Layer = "none"; n.feed != nil && n.config.ipEnforcement() != enforceKernel && w.Firewall {
+			w.Layer = enforceL7
+		}
 	case !w.Firewall:
-		w.Reason, w.Layer = "pass_firewall_off", "none"
+		w.Reason = "pass_firewall_off"
 	}
 	if w.Verdict = "pass"; w.Reason == "drop_blacklisted" {
 		w.Verdict = "drop"
 	}
-	return w
 }
 
 // wantedCell is what the maps should hold for an address that these entries cover.

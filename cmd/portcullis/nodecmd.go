@@ -3,7 +3,9 @@ package main
 import (
 	"cmp"
 	"fmt"
+	"net"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -42,8 +44,8 @@ func writeStatus(c *call, st control.Status) {
 	fmt.Fprintln(c.out, "API Security Enforcer")
 	row("status", "started")
 	row("mode", "%s", st.Mode)
-	row("http/ws", "disabled")
-	row("https/wss", "disabled")
+	row("http/ws", "%s", ports(st.Fronts, func(f control.Front) []string { return f.HTTP }))
+	row("https/wss", "%s", ports(st.Fronts, func(f control.Front) []string { return f.HTTPS }))
 	row("firewall", "%s", enabled(on.Firewall))
 	row("abs", "%s, ssl: enabled", enabled(on.ABS))
 	row("abs attack", "%s", enabled(on.ABSAttack))
@@ -59,12 +61,43 @@ func writeStatus(c *call, st control.Status) {
 	row("interfaces", "%s", interfaceList(st.Interfaces))
 	row("whitelist", "%d entries", st.Entries["whitelist"])
 	row("blacklist", "%d entries", st.Entries["blacklist"])
-	row("generation", "store %d, kernel %d", st.Generation.Store, st.Generation.Kernel)
+	row("generation", "%s", generations(st.Generation))
+	row("ip enforcement", "%s", st.IPEnforcement)
 	row("dropped", "%d packets", dropped(st.Interfaces))
 	if st.Bypass {
 		row("bypass", "on")
 	}
 	row("degraded", "%s", cmp.Or(strings.Join(st.Degraded, "; "), "no"))
+}
+
+// ports is where fronts listen, as the original's status shows it: "port 80".
+func ports(fronts []control.Front, of func(control.Front) []string) string {
+	var all []string
+	for _, f := range fronts {
+		if f.Name == "management" {
+			continue // no clients come there
+		}
+		for _, address := range of(f) {
+			if _, port, err := net.SplitHostPort(address); err == nil && !slices.Contains(all, port) {
+				all = append(all, port)
+			}
+		}
+	}
+	if len(all) == 0 {
+		return "disabled"
+	}
+	return "port " + strings.Join(all, ", ")
+}
+
+func generations(g control.Generations) string {
+	text := fmt.Sprintf("store %d", g.Store)
+	if g.Kernel != 0 {
+		text += fmt.Sprintf(", kernel %d", g.Kernel)
+	}
+	if g.Shim != 0 {
+		text += fmt.Sprintf(", shim %d", g.Shim)
+	}
+	return text
 }
 
 // megabytes is a size as the original's status shows it.

@@ -55,6 +55,9 @@ type edit struct {
 func (t *Table) edit() *edit { return &edit{t, make(map[netip.Prefix]bool)} }
 
 func (e *edit) entry(entry *lists.Entry, gone bool) {
+	if entry.List == lists.Blacklist && e.t.PassOnly {
+		return
+	}
 	if p, ok := entry.ID.Prefix(); ok {
 		e.change(p, func(o own) own { return o.with(entry, gone) })
 	}

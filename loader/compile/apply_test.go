@@ -361,3 +361,22 @@ func TestMapped(t *testing.T) {
 		t.Errorf("Len is %d, %d", v4, v6)
 	}
 }
+
+// TestPassOnly: where somebody else acts on the blacklist, a table holds what passes and nothing else.
+func TestPassOnly(t *testing.T) {
+	white, black := entry(lists.Whitelist, lists.Manual, "10.1.0.0/16", 0), entry(lists.Blacklist, lists.Manual, "10.0.0.0/8", 0)
+	later := entry(lists.Blacklist, lists.ABS, "10.1.2.3", 0)
+	b := lists.NewBuilder(nil)
+	b.Put(white)
+	b.Put(black)
+	table := compile.New()
+	table.PassOnly = true
+	table.Reset(b.Snapshot(1), nil)
+	if rules := table.Apply([]lists.Change{{After: &later}, {Before: &black}, {Before: &later}}); len(rules) != 0 {
+		t.Errorf("changes of the blacklist came to %v", rules)
+	}
+	got := maps.Collect(table.All())
+	if want := (compile.Cell{PassUntil: compile.Never}); len(got) != 1 || got[prefix("10.1.0.0/16")] != want {
+		t.Errorf("table holds %v", got)
+	}
+}

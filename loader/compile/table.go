@@ -16,6 +16,9 @@ import (
 type Table struct {
 	nodes     *bart.Table[node]
 	protected []netip.Prefix // sorted, canonical, unique
+
+	// PassOnly leaves blacklist entries out: somebody else acts on them. Set it before the table is filled.
+	PassOnly bool
 }
 
 // New returns an empty table.
@@ -35,6 +38,9 @@ func (t *Table) Rebuild(s *lists.Snapshot, protected []netip.Prefix) iter.Seq2[n
 	if s != nil {
 		found = make([]listed, 0, s.Len(lists.Whitelist)+s.Len(lists.Blacklist))
 		for _, l := range []lists.List{lists.Whitelist, lists.Blacklist} {
+			if l == lists.Blacklist && t.PassOnly {
+				continue
+			}
 			s.Prefixes(l, func(p netip.Prefix, src lists.Source, expires time.Time) bool {
 				found = append(found, listed{p, deadline(expires), l, src})
 				return true

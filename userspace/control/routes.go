@@ -77,6 +77,7 @@ func (s *Server) getStatus(context.Context, *struct{}) (*output[Status], error) 
 	// Scripts get lists, never null.
 	st.Degraded = notNil(st.Degraded)
 	st.Interfaces = notNil(st.Interfaces)
+	st.Fronts = notNil(st.Fronts)
 	st.Protected = notNil(st.Protected)
 	if st.Entries == nil {
 		st.Entries = map[string]int{}

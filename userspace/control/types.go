@@ -94,16 +94,31 @@ type Status struct {
 	// an audit chain that does not hold. The CLI shows them on stderr. The server adds its own to the Backend's.
 	Warnings []string `json:"warnings"`
 
-	Generation struct {
-		Store  uint64 `json:"store"`
-		Kernel uint64 `json:"kernel"`
-	} `json:"generation"`
+	Generation Generations `json:"generation"`
+	// IPEnforcement says who acts on listed addresses: kernel, l7 or both.
+	IPEnforcement string `json:"ip_enforcement"`
+	// Fronts are the ways in which HTTP requests come to be judged.
+	Fronts     []Front         `json:"fronts"`
 	Entries    map[string]int  `json:"entries"` // "whitelist", "blacklist"
 	Bypass     bool            `json:"bypass"`
 	Interfaces []Interface     `json:"interfaces"`
 	Memory     Memory          `json:"memory"`
 	Timezone   string          `json:"timezone"`
 	Protected  []ProtectedAddr `json:"protected"`
+}
+
+// Generations are those of the lists in the store, and as kernel and shim enforce them.
+type Generations struct {
+	Store  uint64 `json:"store"`
+	Kernel uint64 `json:"kernel,omitempty" doc:"Absent: no packets are judged here."`
+	Shim   uint64 `json:"shim,omitempty" doc:"Absent: no HTTP requests are judged here."`
+}
+
+// Front is one way in which HTTP requests come to be judged.
+type Front struct {
+	Name  string   `json:"name" doc:"Its section in the configuration."`
+	HTTP  []string `json:"http" doc:"Where it listens without TLS, HOST:PORT or the path of a unix socket."`
+	HTTPS []string `json:"https" doc:"Where it listens with TLS."`
 }
 
 // Interface is the state of one attached interface.

@@ -20,8 +20,8 @@ type Why struct {
 	Verdict string `json:"verdict" enum:"pass,drop"`
 	// Reason is in the words of the counters of status, or unprotected: no interface is.
 	Reason string `json:"reason"`
-	// Layer is what acts: kernel, or none where nothing judges.
-	Layer string `json:"layer" enum:"kernel,none"`
+	// Layer is what acts: kernel; l7, which judges the requests of an address and not its packets; or none.
+	Layer string `json:"layer" enum:"kernel,l7,none"`
 	// Entries are those of both lists that cover the address, the whitelist's first, the most specific first.
 	Entries    []wireEntry `json:"entries"`
 	Protected  string      `json:"protected,omitempty" doc:"Why the address is never dropped."`
@@ -45,12 +45,6 @@ type WhyKernel struct {
 	Protected bool       `json:"protected"`
 	Agrees    bool       `json:"agrees" doc:"With the lists in the store."`
 	Differs   string     `json:"differs,omitempty" doc:"In what it does not agree."`
-}
-
-// Generations are those of the lists in the store and in the kernel.
-type Generations struct {
-	Store  uint64 `json:"store"`
-	Kernel uint64 `json:"kernel"`
 }
 
 // AddEntries appends entries, in the form of the API.
