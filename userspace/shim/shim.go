@@ -55,6 +55,8 @@ type Decision struct {
 type Claims struct {
 	Username string
 	Verified bool // the gateway has authenticated itself to us, so that the username may whitelist
+	// SchemeUnknown: the gateway does not say whether its client used https, so that no rule may depend on it.
+	SchemeUnknown bool
 }
 
 type claimsKey struct{}
@@ -64,13 +66,21 @@ func WithClaims(ctx context.Context, c Claims) context.Context {
 	return context.WithValue(ctx, claimsKey{}, c)
 }
 
+// ClaimsOf returns the claims of a context, the zero value if it has none.
+func ClaimsOf(ctx context.Context) Claims {
+	c, _ := ctx.Value(claimsKey{}).(Claims)
+	return c
+}
+
 // Seen is what detectors are told of a request that the lists let pass.
 type Seen struct {
-	API         *apis.API
-	Client      netip.Addr // the zero value if not known
-	HTTPS       bool
-	HasToken    bool
-	Whitelisted bool // never blacklist such a client
+	API    *apis.API
+	Client netip.Addr // the zero value if not known
+	HTTPS  bool
+	// SchemeUnknown: nobody says whether it was https, see Claims.
+	SchemeUnknown bool
+	HasToken      bool
+	Whitelisted   bool // never blacklist such a client
 	// Token and Cookie are the request's, if they may be learned from: the backend has accepted them before, or a JWT
 	// verified. The zero value otherwise: listing what anybody can send would let them block others.
 	Token, Cookie lists.ID
