@@ -3,6 +3,7 @@ package bpf
 import (
 	"fmt"
 	"math"
+	"time"
 
 	"github.com/cilium/ebpf"
 )
@@ -25,8 +26,14 @@ const (
 	MapGate   = portcullisMapGateV4
 	MapChecks = portcullisMapChecks
 
+	MapSources = portcullisMapSources
+	MapSamples = portcullisMapSamples
+	MapSampled = portcullisMapSampled
+
 	// VarMode is the variable of [ModeLPM] or [ModeIndexed], to be set before load; an unknown mode does not pass the verifier.
 	VarMode = portcullisVarMode
+	// VarAccounting is the variable of [AccountingSampled] or [AccountingExact], of the same kind.
+	VarAccounting = portcullisVarAccounting
 )
 
 // The values of maps and the keys of tries, as the kernel reads them.
@@ -37,6 +44,9 @@ type (
 	KeyV6   = portcullisLpmKeyV6     // the same
 	Count   = portcullisCount        // value of [MapCounters], one for every possible CPU
 	Check   = portcullisCheck        // value of [MapChecks], one for every possible CPU
+	Hits    = portcullisHits         // part of a Cell, and value of [MapSources], there one for every possible CPU
+	Sample  = portcullisSample       // record of [MapSamples]
+	Sampled = portcullisSampleCount  // value of [MapSampled], one for every possible CPU
 )
 
 const (
@@ -50,6 +60,10 @@ const (
 	ModeLPM = uint32(portcullisLookupModeMODE_LPM)
 	// ModeIndexed asks the index about IPv4 sources first.
 	ModeIndexed = uint32(portcullisLookupModeMODE_INDEXED)
+	// AccountingSampled counts nothing for single entries.
+	AccountingSampled = uint32(portcullisAccountingModeACCOUNTING_SAMPLED)
+	// AccountingExact counts each drop in its cell and by source, and so drops by the tries alone.
+	AccountingExact = uint32(portcullisAccountingModeACCOUNTING_EXACT)
 )
 
 // The index in [MapIndex], as portcullis.h has it: segments of SegmentLines lines of eight words.
@@ -65,6 +79,13 @@ const (
 	CodeDrop  = uint64(portcullisIndexCodeCODE_DROP)
 	CodeAsk   = uint64(portcullisIndexCodeCODE_ASK)
 	CodeLeaf  = uint64(portcullisIndexCodeCODE_LEAF)
+)
+
+// Of samples, as events.h writes them: SampleInterval apart for each counter of each CPU, but SampleBurst at once.
+const (
+	SamplePacket   = int(portcullisSamplingSAMPLE_PACKET) // bytes of a packet that are kept
+	SampleInterval = time.Duration(portcullisSamplingSAMPLE_INTERVAL)
+	SampleBurst    = int(portcullisSamplingSAMPLE_TOLERANCE/portcullisSamplingSAMPLE_INTERVAL) + 1
 )
 
 // Spec returns a fresh description of all programs and maps. Before loading it on a kernel older than 5.18, delete

@@ -22,7 +22,7 @@ static __noinline int check_index(__be32 source, enum reason reason, __u32 chang
 	if (!words || !check)
 		return reason; /* cannot happen */
 	check->packets++;
-	tries = ask_tries(words->active, source);
+	tries = judge_cell(find_v4(words->active, source));
 	if ((tries >= REASON_DROP_BLACKLISTED) == (reason >= REASON_DROP_BLACKLISTED))
 		return reason;
 	if (!(changes & 1) && *(const volatile __u32 *)&words->changes == changes)

@@ -11,7 +11,9 @@ struct way {
 	enum reason reason;
 	bool indexed; /* the index decided; it may be checked by: */
 	__be32 source;
-	__u32 changes; /* as it was before the index was read */
+	__u32 changes;	   /* as it was before the index was read */
+	__u64 now;	   /* of CLOCK_MONOTONIC_COARSE, 0: not read */
+	struct cell *cell; /* of the tries, that the verdict comes from */
 };
 
 #define WAY(f, r) ((struct way){.family = (f), .reason = (r)})
@@ -31,17 +33,25 @@ static __always_inline struct count *counter(struct way way)
 	return bpf_map_lookup_elem(&counters, &index);
 }
 
-/*
- * Counts the way and turns it into an XDP action. Counters are per CPU, and XDP does not interrupt itself on one, so
- * plain additions lose nothing.
- */
-static __always_inline int leave(struct xdp_md *ctx, struct way way, struct count *count, bool frags)
+/* Counts the way. Counters are per CPU, and XDP does not interrupt itself on one: plain additions lose nothing. */
+static __always_inline void count_way(struct count *count, __u64 bytes)
 {
-	if (count) {
-		count->packets++;
-		count->bytes += packet_bytes(ctx, frags);
+	count->packets++;
+	count->bytes += bytes;
+}
+
+/* Counts for the entry, where accounting is exact. Cells are shared by all CPUs. */
+static __always_inline void count_entry(struct cell *cell, __u64 bytes)
+{
+	__u32 source = cell->source & (ENTRY_SOURCES - 1);
+	struct hits *hits = bpf_map_lookup_elem(&sources, &source);
+
+	__sync_fetch_and_add(&cell->hits.packets, 1);
+	__sync_fetch_and_add(&cell->hits.bytes, bytes);
+	if (hits) {
+		hits->packets++;
+		hits->bytes += bytes;
 	}
-	return way.reason >= REASON_DROP_BLACKLISTED ? XDP_DROP : XDP_PASS;
 }
 
 #endif

@@ -49,7 +49,7 @@ func load(t testing.TB) *kernel {
 	return loadMode(t, ModeLPM)
 }
 
-func loadMode(t testing.TB, mode uint32) *kernel {
+func loadMode(t testing.TB, mode uint32, change ...func(*ebpf.CollectionSpec) error) *kernel {
 	t.Helper()
 	needRoot(t)
 	if err := rlimit.RemoveMemlock(); err != nil { // before 5.11 maps count as locked memory
@@ -61,6 +61,11 @@ func loadMode(t testing.TB, mode uint32) *kernel {
 	}
 	if err := spec.Variables[VarMode].Set(mode); err != nil {
 		t.Fatal(err)
+	}
+	for _, f := range change {
+		if err := f(spec); err != nil {
+			t.Fatal(err)
+		}
 	}
 	k := &kernel{frags: true}
 	k.Collection, err = ebpf.NewCollection(spec)

@@ -71,6 +71,28 @@ struct {
 	__type(value, struct check);
 } checks SEC(".maps");
 
+/* What was dropped by source of the entry, if accounting is exact. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, ENTRY_SOURCES);
+	__type(key, __u32);
+	__type(value, struct hits);
+} sources SEC(".maps");
+
+/* Samples of what is dropped. */
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, SAMPLE_RING);
+} samples SEC(".maps");
+
+/* How many samples were written. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct sample_count);
+} sampled SEC(".maps");
+
 /* One counter for every way out, per family: index family * REASONS + reason. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
@@ -82,6 +104,9 @@ struct {
 /* enum lookup_mode. User space sets it before load, so that the verifier drops the other modes' code. */
 const volatile enum lookup_mode mode = MODE_LPM;
 
+/* The same for what is counted. */
+const volatile enum accounting_mode accounting = ACCOUNTING_SAMPLED;
+
 /* Keeps the types that only code uses in BTF, which the Go bindings are made from. Not loaded. */
 const struct {
 	enum layout layout;
@@ -91,6 +116,8 @@ const struct {
 	enum index_layout index_layout;
 	enum index_code index_code;
 	struct line line;
+	enum sampling sampling;
+	struct sample sample;
 } enums SEC(".enums");
 
 #endif

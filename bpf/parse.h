@@ -99,7 +99,7 @@ static __always_inline struct way parse_ipv6(struct xdp_md *ctx, __u32 offset, c
 	/* ::ffff:a.b.c.d reaches sockets as the IPv4 peer a.b.c.d, so the IPv4 lists hold for it. */
 	if (!(source[0] | source[1]) && source[2] == bpf_htonl(0xffff))
 		return judge_v4(words, FAMILY_IPV6, source[3]);
-	return WAY(FAMILY_IPV6, judge_v6(words->active, &ip->saddr));
+	return judge_v6(words, &ip->saddr);
 }
 
 /* What Linux calls a VLAN tag, and 0x9100, which it may bridge to somebody who does. */

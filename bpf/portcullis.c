@@ -5,6 +5,7 @@
 #include <stddef.h>
 
 #include "check.h"
+#include "events.h"
 #include "parse.h"
 
 char LICENSE[] SEC("license") = "GPL";
@@ -28,6 +29,23 @@ static __always_inline struct way judge(struct xdp_md *ctx, const struct control
 	return WAY(FAMILY_OTHER, REASON_PASS_NON_IP);
 }
 
+/* Every packet leaves here. */
+static __always_inline int leave(struct xdp_md *ctx, const struct control_words *words, struct way way,
+				 struct count *count, bool layer3, bool frags)
+{
+	__u64 bytes = packet_bytes(ctx, frags);
+
+	if (count)
+		count_way(count, bytes);
+	if (way.reason < REASON_DROP_BLACKLISTED)
+		return XDP_PASS;
+	if (accounting == ACCOUNTING_EXACT && way.cell)
+		count_entry(way.cell, bytes);
+	if (count)
+		watch(ctx, words, way, count, bytes, layer3, frags);
+	return XDP_DROP;
+}
+
 static __always_inline int enter(struct xdp_md *ctx, bool layer3, bool frags)
 {
 	const struct control_words *words;
@@ -36,7 +54,8 @@ static __always_inline int enter(struct xdp_md *ctx, bool layer3, bool frags)
 	__u32 zero = 0;
 
 	/* No verifier lets an unknown mode load. */
-	if (mode != MODE_LPM && mode != MODE_INDEXED)
+	if ((mode != MODE_LPM && mode != MODE_INDEXED) ||
+	    (accounting != ACCOUNTING_SAMPLED && accounting != ACCOUNTING_EXACT))
 		*(volatile __u32 *)0 = mode;
 
 	words = bpf_map_lookup_elem(&control, &zero);
@@ -48,7 +67,7 @@ static __always_inline int enter(struct xdp_md *ctx, bool layer3, bool frags)
 		way.reason = check_index(way.source, way.reason, way.changes);
 		count = counter(way);
 	}
-	return leave(ctx, way, count, frags);
+	return leave(ctx, words, way, count, layer3, frags);
 }
 
 /* Linux 5.15. */

@@ -5,13 +5,19 @@
 
 /* Raised whenever a map's layout or meaning changes; a loader refuses pinned maps of another. */
 enum layout {
-	LAYOUT_VERSION = 2,
+	LAYOUT_VERSION = 3,
 };
 
 /* How the source is looked up. The program of an unknown mode does not load: the verifier refuses it. */
 enum lookup_mode {
 	MODE_LPM,     /* the LPM tries alone */
 	MODE_INDEXED, /* IPv4 by the index, which sends to the tries what it cannot answer */
+};
+
+/* What is counted for each entry. The program of an unknown accounting does not load. */
+enum accounting_mode {
+	ACCOUNTING_SAMPLED, /* nothing: samples tell */
+	ACCOUNTING_EXACT,   /* every drop, in the cell that it is due to: so the index may not drop */
 };
 
 /* Every way out of the program: one counter each, per CPU, per family. */
@@ -45,6 +51,12 @@ enum family {
 struct count {
 	unsigned long long packets;
 	unsigned long long bytes;
+	unsigned long long sampled; /* see events.h */
+};
+
+struct hits {
+	unsigned long long packets;
+	unsigned long long bytes;
 };
 
 struct lpm_key_v4 {
@@ -70,7 +82,11 @@ struct cell {
 	unsigned char source; /* of the blacklist entry that holds drop_until, as lists.Source */
 	unsigned char flags;  /* enum cell_flag */
 	unsigned char pad[6];
+	struct hits hits; /* dropped on account of the cell, if accounting is exact; atomic additions */
 };
+
+/* sources: PERCPU_ARRAY of struct hits, what was dropped by the source of the entry, if accounting is exact. */
+#define ENTRY_SOURCES 16
 
 /*
  * control: ARRAY of one, mmapable. `active` chooses which of the two tries of each family is read (lpm_v4_a or
@@ -84,6 +100,7 @@ struct control_words {
 	unsigned int firewall_off;     /* 1: everything passes */
 	unsigned long long generation; /* of the lists that the active tries hold */
 	unsigned long long lease;      /* until when the index may drop, ns of CLOCK_MONOTONIC_COARSE */
+	unsigned long long watch;      /* until when drops are sampled, the same clock; 0: nobody watches */
 	unsigned int index;	       /* 0 = a, 1 = b: the side of the index that is read */
 	unsigned int changes;	       /* odd while tries or index are being changed: no self-check then */
 	struct index_side {
@@ -133,6 +150,34 @@ enum index_code {
 struct check {
 	unsigned long long packets;
 	unsigned long long mismatches;
+};
+
+/* Samples of what is dropped, written only while somebody watches: see events.h. */
+enum sampling {
+	SAMPLE_RING = 1 << 20,		 /* bytes; a power of two pages, of any page size */
+	SAMPLE_PACKET = 256,		 /* bytes of a packet that are kept */
+	SAMPLE_INTERVAL = 1000000,	 /* ns: one sample in so long, for each counter of each CPU */
+	SAMPLE_TOLERANCE = 63 * 1000000, /* ns: but 64 of them in a burst */
+};
+
+struct sample {
+	unsigned long long time;    /* ns of CLOCK_BOOTTIME */
+	unsigned long long packets; /* of this CPU's counter, with this packet: what was dropped in between is known */
+	unsigned int interface;	    /* index */
+	unsigned int cpu;
+	unsigned int length;	 /* of the packet */
+	unsigned short captured; /* bytes of it that are here */
+	unsigned char family;	 /* enum family */
+	unsigned char reason;	 /* enum reason */
+	unsigned int layer3;	 /* 1: the packet begins with its IP header */
+	unsigned int pad;
+	unsigned char packet[SAMPLE_PACKET];
+};
+
+/* sampled: PERCPU_ARRAY of one. */
+struct sample_count {
+	unsigned long long written;
+	unsigned long long lost; /* nobody made room in the ring */
 };
 
 #endif

@@ -13,6 +13,13 @@ import (
 	"github.com/cilium/ebpf"
 )
 
+type portcullisAccountingMode uint32
+
+const (
+	portcullisAccountingModeACCOUNTING_SAMPLED portcullisAccountingMode = 0
+	portcullisAccountingModeACCOUNTING_EXACT   portcullisAccountingMode = 1
+)
+
 type portcullisCell struct {
 	_         structs.HostLayout
 	PassUntil uint64
@@ -20,6 +27,7 @@ type portcullisCell struct {
 	Source    uint8
 	Flags     uint8
 	Pad       [6]uint8
+	Hits      portcullisHits
 }
 
 type portcullisCellFlag uint32
@@ -42,6 +50,7 @@ type portcullisControlWords struct {
 	FirewallOff uint32
 	Generation  uint64
 	Lease       uint64
+	Watch       uint64
 	Index       uint32
 	Changes     uint32
 	Sides       [2]struct {
@@ -56,6 +65,7 @@ type portcullisCount struct {
 	_       structs.HostLayout
 	Packets uint64
 	Bytes   uint64
+	Sampled uint64
 }
 
 type portcullisFamily uint32
@@ -66,6 +76,12 @@ const (
 	portcullisFamilyFAMILY_IPV6  portcullisFamily = 2
 	portcullisFamilyFAMILIES     portcullisFamily = 3
 )
+
+type portcullisHits struct {
+	_       structs.HostLayout
+	Packets uint64
+	Bytes   uint64
+}
 
 type portcullisIndexCode uint32
 
@@ -90,7 +106,7 @@ const (
 type portcullisLayout uint32
 
 const (
-	portcullisLayoutLAYOUT_VERSION portcullisLayout = 2
+	portcullisLayoutLAYOUT_VERSION portcullisLayout = 3
 )
 
 type portcullisLine struct {
@@ -138,6 +154,36 @@ const (
 	portcullisReasonREASONS                  portcullisReason = 15
 )
 
+type portcullisSample struct {
+	_         structs.HostLayout
+	Time      uint64
+	Packets   uint64
+	Interface uint32
+	Cpu       uint32
+	Length    uint32
+	Captured  uint16
+	Family    uint8
+	Reason    uint8
+	Layer3    uint32
+	Pad       uint32
+	Packet    [256]uint8
+}
+
+type portcullisSampleCount struct {
+	_       structs.HostLayout
+	Written uint64
+	Lost    uint64
+}
+
+type portcullisSampling uint32
+
+const (
+	portcullisSamplingSAMPLE_RING      portcullisSampling = 1048576
+	portcullisSamplingSAMPLE_PACKET    portcullisSampling = 256
+	portcullisSamplingSAMPLE_INTERVAL  portcullisSampling = 1000000
+	portcullisSamplingSAMPLE_TOLERANCE portcullisSampling = 63000000
+)
+
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
@@ -151,10 +197,14 @@ const (
 	portcullisMapLpmV4B       = "lpm_v4_b"
 	portcullisMapLpmV6A       = "lpm_v6_a"
 	portcullisMapLpmV6B       = "lpm_v6_b"
+	portcullisMapSampled      = "sampled"
+	portcullisMapSamples      = "samples"
+	portcullisMapSources      = "sources"
 	portcullisProgXdpEth      = "xdp_eth"
 	portcullisProgXdpEthFrags = "xdp_eth_frags"
 	portcullisProgXdpL3       = "xdp_l3"
 	portcullisProgXdpL3Frags  = "xdp_l3_frags"
+	portcullisVarAccounting   = "accounting"
 	portcullisVarMode         = "mode"
 )
 
@@ -219,13 +269,17 @@ type portcullisMapSpecs struct {
 	LpmV4B   *ebpf.MapSpec `ebpf:"lpm_v4_b"`
 	LpmV6A   *ebpf.MapSpec `ebpf:"lpm_v6_a"`
 	LpmV6B   *ebpf.MapSpec `ebpf:"lpm_v6_b"`
+	Sampled  *ebpf.MapSpec `ebpf:"sampled"`
+	Samples  *ebpf.MapSpec `ebpf:"samples"`
+	Sources  *ebpf.MapSpec `ebpf:"sources"`
 }
 
 // portcullisVariableSpecs contains global variables before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type portcullisVariableSpecs struct {
-	Mode *ebpf.VariableSpec `ebpf:"mode"`
+	Accounting *ebpf.VariableSpec `ebpf:"accounting"`
+	Mode       *ebpf.VariableSpec `ebpf:"mode"`
 }
 
 // portcullisObjects contains all objects after they have been loaded into the kernel.
@@ -257,6 +311,9 @@ type portcullisMaps struct {
 	LpmV4B   *ebpf.Map `ebpf:"lpm_v4_b"`
 	LpmV6A   *ebpf.Map `ebpf:"lpm_v6_a"`
 	LpmV6B   *ebpf.Map `ebpf:"lpm_v6_b"`
+	Sampled  *ebpf.Map `ebpf:"sampled"`
+	Samples  *ebpf.Map `ebpf:"samples"`
+	Sources  *ebpf.Map `ebpf:"sources"`
 }
 
 func (m *portcullisMaps) Close() error {
@@ -270,6 +327,9 @@ func (m *portcullisMaps) Close() error {
 		m.LpmV4B,
 		m.LpmV6A,
 		m.LpmV6B,
+		m.Sampled,
+		m.Samples,
+		m.Sources,
 	)
 }
 
@@ -277,7 +337,8 @@ func (m *portcullisMaps) Close() error {
 //
 // It can be passed to loadPortcullisObjects or ebpf.CollectionSpec.LoadAndAssign.
 type portcullisVariables struct {
-	Mode *ebpf.Variable `ebpf:"mode"`
+	Accounting *ebpf.Variable `ebpf:"accounting"`
+	Mode       *ebpf.Variable `ebpf:"mode"`
 }
 
 // portcullisPrograms contains all programs after they have been loaded into the kernel.

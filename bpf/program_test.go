@@ -83,7 +83,8 @@ func TestHelpers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	whole := []asm.BuiltinFunc{asm.FnMapLookupElem, asm.FnKtimeGetBootNs, asm.FnKtimeGetCoarseNs}
+	whole := []asm.BuiltinFunc{asm.FnMapLookupElem, asm.FnKtimeGetBootNs, asm.FnKtimeGetCoarseNs,
+		asm.FnRingbufReserve, asm.FnRingbufSubmit, asm.FnGetSmpProcessorId}
 	frags := append([]asm.BuiltinFunc{asm.FnXdpLoadBytes, asm.FnXdpGetBuffLen}, whole...)
 	for name, want := range map[string][]asm.BuiltinFunc{ProgEth: whole, ProgL3: whole, ProgEthFrags: frags, ProgL3Frags: frags} {
 		called := map[asm.BuiltinFunc]bool{}
@@ -104,23 +105,25 @@ func TestHelpers(t *testing.T) {
 	}
 }
 
-// TestUnknownMode: a program that does not know its mode must not judge packets.
+// TestUnknownMode: a program that does not know its mode, or what to count, must not judge packets.
 func TestUnknownMode(t *testing.T) {
 	needRoot(t)
-	spec, err := Spec()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := spec.Variables[VarMode].Set(ModeIndexed + 1); err != nil {
-		t.Fatal(err)
-	}
-	c, err := ebpf.NewCollection(spec)
-	var refused *ebpf.VerifierError
-	if !errors.As(err, &refused) {
-		if err == nil {
-			c.Close()
+	for name, value := range map[string]uint32{VarMode: ModeIndexed + 1, VarAccounting: AccountingExact + 1} {
+		spec, err := Spec()
+		if err != nil {
+			t.Fatal(err)
 		}
-		t.Errorf("loading mode %d: %v, want the verifier's refusal", ModeIndexed+1, err)
+		if err := spec.Variables[name].Set(value); err != nil {
+			t.Fatal(err)
+		}
+		c, err := ebpf.NewCollection(spec)
+		var refused *ebpf.VerifierError
+		if !errors.As(err, &refused) {
+			if err == nil {
+				c.Close()
+			}
+			t.Errorf("loading %s %d: %v, want the verifier's refusal", name, value, err)
+		}
 	}
 }
 

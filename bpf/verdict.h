@@ -38,14 +38,14 @@ static __always_inline enum reason judge_cell(const struct cell *cell)
 }
 
 /* source is in network order, as the packet has it. */
-static __always_inline enum reason ask_tries(__u32 active, __be32 source)
+static __always_inline struct cell *find_v4(__u32 active, __be32 source)
 {
 	struct lpm_key_v4 key = {.prefixlen = 32};
 
 	__builtin_memcpy(key.addr, &source, sizeof(key.addr));
 	if (active)
-		return judge_cell(bpf_map_lookup_elem(&lpm_v4_b, &key));
-	return judge_cell(bpf_map_lookup_elem(&lpm_v4_a, &key));
+		return bpf_map_lookup_elem(&lpm_v4_b, &key);
+	return bpf_map_lookup_elem(&lpm_v4_a, &key);
 }
 
 /* family is that of the packet: an IPv4-mapped source comes here too. */
@@ -64,7 +64,10 @@ static __always_inline struct way judge_v4(const struct control_words *words, en
 			/* Nobody takes off the index what has ended once its writer is dead: the tries know the ends.
 			 */
 			way.reason = REASON_DROP_BLACKLISTED;
-			if (bpf_ktime_get_coarse_ns() < words->lease)
+			if (accounting == ACCOUNTING_EXACT)
+				break; /* nor does the index know which entry to count for */
+			way.now = bpf_ktime_get_coarse_ns();
+			if (way.now < words->lease)
 				return way;
 			break;
 		default:
@@ -72,18 +75,27 @@ static __always_inline struct way judge_v4(const struct control_words *words, en
 		}
 		way.indexed = false;
 	}
-	way.reason = ask_tries(words->active, source);
+	way.cell = find_v4(words->active, source);
+	way.reason = judge_cell(way.cell);
 	return way;
 }
 
-static __always_inline enum reason judge_v6(__u32 active, const struct in6_addr *source)
+static __always_inline struct cell *find_v6(__u32 active, const struct in6_addr *source)
 {
 	struct lpm_key_v6 key = {.prefixlen = 128};
 
 	__builtin_memcpy(key.addr, source, sizeof(key.addr));
 	if (active)
-		return judge_cell(bpf_map_lookup_elem(&lpm_v6_b, &key));
-	return judge_cell(bpf_map_lookup_elem(&lpm_v6_a, &key));
+		return bpf_map_lookup_elem(&lpm_v6_b, &key);
+	return bpf_map_lookup_elem(&lpm_v6_a, &key);
+}
+
+static __always_inline struct way judge_v6(const struct control_words *words, const struct in6_addr *source)
+{
+	struct way way = {.family = FAMILY_IPV6, .cell = find_v6(words->active, source)};
+
+	way.reason = judge_cell(way.cell);
+	return way;
 }
 
 #endif

@@ -92,7 +92,7 @@ func alike(a, b compile.Rule) bool {
 }
 
 // applyAlike writes rules that are all of one family, and all puts or all removals.
-func (m *Maps) applyAlike(s *side, rules []compile.Rule) error {
+func (m *Maps) applyAlike(s *side, rules []compile.Rule) (err error) {
 	var keys4 []bpf.KeyV4
 	var keys6 []bpf.KeyV6
 	var cells []bpf.Cell
@@ -104,7 +104,13 @@ func (m *Maps) applyAlike(s *side, rules []compile.Rule) error {
 			keys6 = append(keys6, keyV6(r.Prefix))
 		}
 		if !remove {
-			cells = append(cells, m.boot.cell(r.Cell))
+			cell := m.boot.cell(r.Cell)
+			if m.exact && !r.New {
+				if cell.Hits, err = s.hits(r.Prefix); err != nil {
+					return err
+				}
+			}
+			cells = append(cells, cell)
 		}
 	}
 	switch {

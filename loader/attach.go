@@ -302,6 +302,7 @@ func (l *Loader) load(pin string, layer3, frags bool) (*ebpf.Program, error) {
 		bpf.MapV4A: l.maps.sides[0].v4.m, bpf.MapV4B: l.maps.sides[1].v4.m,
 		bpf.MapV6A: l.maps.sides[0].v6.m, bpf.MapV6B: l.maps.sides[1].v6.m,
 		bpf.MapIndex: l.maps.index.outer, bpf.MapGate: l.maps.index.gate, bpf.MapChecks: l.maps.checks,
+		bpf.MapSources: l.maps.sources, bpf.MapSamples: l.maps.samples, bpf.MapSampled: l.maps.sampled,
 	}})
 	if err != nil {
 		return nil, fmt.Errorf("load program %s: %w", name, permission(err))

@@ -64,6 +64,8 @@ type Options struct {
 	Logger *slog.Logger // nil: no log
 	// Lookup is how programs look up IPv4 sources. "": LookupIndexed.
 	Lookup Lookup
+	// Accounting is what programs count for entries. "": AccountingSampled.
+	Accounting Accounting
 
 	layout uint32                  // 0: bpf.Layout; tests pretend to be another build
 	step   func(step string) error // nil, or called before each named step of a change of pins; tests fail there
@@ -109,6 +111,13 @@ func (o Options) spec() (*ebpf.CollectionSpec, error) {
 	}
 	if err := spec.Variables[bpf.VarMode].Set(mode); err != nil {
 		return nil, fmt.Errorf("set lookup mode: %w", err)
+	}
+	accounting := bpf.AccountingSampled
+	if o.Accounting == AccountingExact {
+		accounting = bpf.AccountingExact
+	}
+	if err := spec.Variables[bpf.VarAccounting].Set(accounting); err != nil {
+		return nil, fmt.Errorf("set accounting: %w", err)
 	}
 	return spec, nil
 }

@@ -27,6 +27,7 @@ type Maps struct {
 	log      *slog.Logger
 	capacity uint32
 	lookup   Lookup
+	exact    bool // accounting
 
 	life    sync.RWMutex // held for reading by every method, for writing by Close
 	open    bool
@@ -34,6 +35,11 @@ type Maps struct {
 	words   *controlWords
 	sides   [2]side // a, b: the active one is words.Active
 	checks  *ebpf.Map
+	sources *ebpf.Map
+	samples *ebpf.Map
+	sampled *ebpf.Map
+
+	watching sync.Mutex // ReadSamples
 
 	writing sync.Mutex // Replace, Apply, Renew
 	index   index
@@ -62,7 +68,7 @@ func OpenMaps(o Options) (*Maps, error) {
 
 // openPinned opens the maps that are pinned in from, the pin directory or its staging directory.
 func openPinned(dir pinDir, from string, o Options) (_ *Maps, err error) {
-	m := &Maps{dir: dir, boot: o.Boot, log: o.Logger, lookup: o.Lookup, held: [2]int{-1, -1}, open: true}
+	m := &Maps{dir: dir, boot: o.Boot, log: o.Logger, lookup: o.Lookup, exact: o.Accounting == AccountingExact, held: [2]int{-1, -1}, open: true}
 	defer func() {
 		if err != nil {
 			_ = m.Close()
@@ -104,8 +110,15 @@ func openPinned(dir pinDir, from string, o Options) (_ *Maps, err error) {
 	if m.index.gates, err = mapWords(m.index.gate, 2*compile.GateWords); err != nil {
 		return nil, err
 	}
-	m.checks, err = openMap(from, bpf.MapChecks, spec.Maps[bpf.MapChecks])
-	return m, err
+	for _, t := range []struct {
+		name string
+		to   **ebpf.Map
+	}{{bpf.MapChecks, &m.checks}, {bpf.MapSources, &m.sources}, {bpf.MapSamples, &m.samples}, {bpf.MapSampled, &m.sampled}} {
+		if *t.to, err = openMap(from, t.name, spec.Maps[t.name]); err != nil {
+			return nil, err
+		}
+	}
+	return m, nil
 }
 
 // openMap opens a pinned map of any capacity.
@@ -198,7 +211,8 @@ func (m *Maps) Close() error {
 	if m.index.gates != nil {
 		unmapWords(m.index.gates)
 	}
-	errs := []error{m.control.Close(), m.index.outer.Close(), m.index.gate.Close(), m.checks.Close()}
+	errs := []error{m.control.Close(), m.index.outer.Close(), m.index.gate.Close(), m.checks.Close(),
+		m.sources.Close(), m.samples.Close(), m.sampled.Close()}
 	for _, s := range m.sides {
 		errs = append(errs, s.v4.m.Close(), s.v6.m.Close())
 	}

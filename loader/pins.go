@@ -29,7 +29,8 @@ type pinDir struct{ path string }
 var trieNames = [...]string{bpf.MapV4A, bpf.MapV6A, bpf.MapV4B, bpf.MapV6B}
 
 // mapNames are all shared maps in the order of publishing.
-var mapNames = [...]string{bpf.MapV4A, bpf.MapV6A, bpf.MapV4B, bpf.MapV6B, bpf.MapIndex, bpf.MapGate, bpf.MapChecks, bpf.MapControl}
+var mapNames = [...]string{bpf.MapV4A, bpf.MapV6A, bpf.MapV4B, bpf.MapV6B, bpf.MapIndex, bpf.MapGate, bpf.MapChecks,
+	bpf.MapSources, bpf.MapSamples, bpf.MapSampled, bpf.MapControl}
 
 // stagingMaps and stagingInterface are where pins are made before they are renamed.
 func (d pinDir) stagingMaps() string      { return filepath.Join(d.path, "staging_maps") }

@@ -67,7 +67,7 @@ static __always_inline enum reason judge_one(const struct control_words *words, 
 		return judge_v4(words, FAMILY_IPV4, block->v4[i] ^ wait).reason;
 	source = block->v6[i];
 	source.in6_u.u6_addr32[0] ^= wait;
-	return judge_v6(words->active, &source);
+	return judge_v6(words, &source).reason;
 }
 
 static __always_inline long judge_block(__u32 number, struct run *run, enum kind kind, bool v6)

@@ -13,6 +13,13 @@ import (
 	"github.com/cilium/ebpf"
 )
 
+type lookupAccountingMode uint32
+
+const (
+	lookupAccountingModeACCOUNTING_SAMPLED lookupAccountingMode = 0
+	lookupAccountingModeACCOUNTING_EXACT   lookupAccountingMode = 1
+)
+
 type lookupBlock struct {
 	_  structs.HostLayout
 	V4 [16]uint32
@@ -25,6 +32,7 @@ type lookupCell struct {
 	Source    uint8
 	Flags     uint8
 	Pad       [6]uint8
+	Hits      lookupHits
 }
 
 type lookupCheck struct {
@@ -41,6 +49,7 @@ type lookupControlWords struct {
 	FirewallOff uint32
 	Generation  uint64
 	Lease       uint64
+	Watch       uint64
 	Index       uint32
 	Changes     uint32
 	Sides       [2]struct {
@@ -52,6 +61,13 @@ type lookupControlWords struct {
 }
 
 type lookupCount struct {
+	_       structs.HostLayout
+	Packets uint64
+	Bytes   uint64
+	Sampled uint64
+}
+
+type lookupHits struct {
 	_       structs.HostLayout
 	Packets uint64
 	Bytes   uint64
@@ -81,6 +97,12 @@ type lookupLpmKeyV6 struct {
 	Addr      [16]uint8
 }
 
+type lookupSampleCount struct {
+	_       structs.HostLayout
+	Written uint64
+	Lost    uint64
+}
+
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
@@ -95,12 +117,16 @@ const (
 	lookupMapLpmV6A        = "lpm_v6_a"
 	lookupMapLpmV6B        = "lpm_v6_b"
 	lookupMapRing          = "ring"
+	lookupMapSampled       = "sampled"
+	lookupMapSamples       = "samples"
+	lookupMapSources       = "sources"
 	lookupProgV4Dependent  = "v4_dependent"
 	lookupProgV4Loop       = "v4_loop"
 	lookupProgV4Overlapped = "v4_overlapped"
 	lookupProgV6Dependent  = "v6_dependent"
 	lookupProgV6Loop       = "v6_loop"
 	lookupProgV6Overlapped = "v6_overlapped"
+	lookupVarAccounting    = "accounting"
 	lookupVarCount         = "count"
 	lookupVarDropped       = "dropped"
 	lookupVarFirst         = "first"
@@ -174,19 +200,23 @@ type lookupMapSpecs struct {
 	LpmV6A   *ebpf.MapSpec `ebpf:"lpm_v6_a"`
 	LpmV6B   *ebpf.MapSpec `ebpf:"lpm_v6_b"`
 	Ring     *ebpf.MapSpec `ebpf:"ring"`
+	Sampled  *ebpf.MapSpec `ebpf:"sampled"`
+	Samples  *ebpf.MapSpec `ebpf:"samples"`
+	Sources  *ebpf.MapSpec `ebpf:"sources"`
 }
 
 // lookupVariableSpecs contains global variables before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type lookupVariableSpecs struct {
-	Count   *ebpf.VariableSpec `ebpf:"count"`
-	Dropped *ebpf.VariableSpec `ebpf:"dropped"`
-	First   *ebpf.VariableSpec `ebpf:"first"`
-	Mode    *ebpf.VariableSpec `ebpf:"mode"`
-	Nothing *ebpf.VariableSpec `ebpf:"nothing"`
-	Order   *ebpf.VariableSpec `ebpf:"order"`
-	Spread  *ebpf.VariableSpec `ebpf:"spread"`
+	Accounting *ebpf.VariableSpec `ebpf:"accounting"`
+	Count      *ebpf.VariableSpec `ebpf:"count"`
+	Dropped    *ebpf.VariableSpec `ebpf:"dropped"`
+	First      *ebpf.VariableSpec `ebpf:"first"`
+	Mode       *ebpf.VariableSpec `ebpf:"mode"`
+	Nothing    *ebpf.VariableSpec `ebpf:"nothing"`
+	Order      *ebpf.VariableSpec `ebpf:"order"`
+	Spread     *ebpf.VariableSpec `ebpf:"spread"`
 }
 
 // lookupObjects contains all objects after they have been loaded into the kernel.
@@ -219,6 +249,9 @@ type lookupMaps struct {
 	LpmV6A   *ebpf.Map `ebpf:"lpm_v6_a"`
 	LpmV6B   *ebpf.Map `ebpf:"lpm_v6_b"`
 	Ring     *ebpf.Map `ebpf:"ring"`
+	Sampled  *ebpf.Map `ebpf:"sampled"`
+	Samples  *ebpf.Map `ebpf:"samples"`
+	Sources  *ebpf.Map `ebpf:"sources"`
 }
 
 func (m *lookupMaps) Close() error {
@@ -233,6 +266,9 @@ func (m *lookupMaps) Close() error {
 		m.LpmV6A,
 		m.LpmV6B,
 		m.Ring,
+		m.Sampled,
+		m.Samples,
+		m.Sources,
 	)
 }
 
@@ -240,13 +276,14 @@ func (m *lookupMaps) Close() error {
 //
 // It can be passed to loadLookupObjects or ebpf.CollectionSpec.LoadAndAssign.
 type lookupVariables struct {
-	Count   *ebpf.Variable `ebpf:"count"`
-	Dropped *ebpf.Variable `ebpf:"dropped"`
-	First   *ebpf.Variable `ebpf:"first"`
-	Mode    *ebpf.Variable `ebpf:"mode"`
-	Nothing *ebpf.Variable `ebpf:"nothing"`
-	Order   *ebpf.Variable `ebpf:"order"`
-	Spread  *ebpf.Variable `ebpf:"spread"`
+	Accounting *ebpf.Variable `ebpf:"accounting"`
+	Count      *ebpf.Variable `ebpf:"count"`
+	Dropped    *ebpf.Variable `ebpf:"dropped"`
+	First      *ebpf.Variable `ebpf:"first"`
+	Mode       *ebpf.Variable `ebpf:"mode"`
+	Nothing    *ebpf.Variable `ebpf:"nothing"`
+	Order      *ebpf.Variable `ebpf:"order"`
+	Spread     *ebpf.Variable `ebpf:"spread"`
 }
 
 // lookupPrograms contains all programs after they have been loaded into the kernel.
