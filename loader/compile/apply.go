@@ -73,7 +73,7 @@ func (e *edit) change(p netip.Prefix, f func(own) own) {
 		e.existed[p] = ok
 	}
 	n.own = next
-	e.t.nodes.Insert(p, n)
+	e.t.nodes.Put(p, n)
 }
 
 // finish recomputes the cells of every touched prefix and those below, and returns the steps.
@@ -98,7 +98,7 @@ func (e *edit) finish() []Rule {
 
 // walk recomputes the cells of root and of every prefix below it. No prefix around root was touched.
 func (e *edit) walk(root netip.Prefix, rules []Rule) []Rule {
-	nodes := e.t.nodes
+	nodes := &e.t.nodes
 	var open stack
 	for p, n := range nodes.Supernets(root) {
 		if p.Bits() < root.Bits() {
@@ -126,7 +126,7 @@ func (e *edit) walk(root netip.Prefix, rules []Rule) []Rule {
 	kept := rules[:first]
 	for i, r := range rules[first:] {
 		if !r.Remove {
-			nodes.Insert(r.Prefix, updates[i])
+			nodes.Put(r.Prefix, updates[i])
 			kept = append(kept, r)
 			continue
 		}

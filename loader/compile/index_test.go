@@ -64,8 +64,8 @@ func newTestIndex(t testing.TB, table *Table, m *memory, seed uint64) *Index {
 
 // wanted is what an index is to answer: not to know is right too, but only where the clock matters.
 func wanted(table *Table, a uint32) Answer {
-	n, _ := table.nodes.Lookup(addr(a))
-	return [...]Answer{AnswerPass, AnswerDrop, AnswerAsk}[n.cell.class(soon)]
+	_, c := table.Lookup(addr(a), time.Unix(noon, 0))
+	return [...]Answer{AnswerPass, AnswerDrop, AnswerAsk}[c.class(soon)]
 }
 
 func addr(a uint32) netip.Addr {
