@@ -287,6 +287,7 @@ func (m *Maps) Renew() error {
 	m.writing.Lock()
 	defer m.writing.Unlock()
 	m.renew(m.index.table)
+	m.drain()
 	return nil
 }
 

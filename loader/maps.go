@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/cilium/ebpf"
 
@@ -44,6 +45,9 @@ type Maps struct {
 	writing sync.Mutex // Replace, Apply, Renew
 	index   index
 	held    [2]int // prefixes in the active tries, v4 and v6; -1: not known
+	// draining: so many more times a second must something be done for the kernel to free what Replace emptied.
+	draining int
+	drained  time.Time // when that was last done
 }
 
 // side is one of the two sets of tries.

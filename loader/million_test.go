@@ -11,6 +11,7 @@ import (
 
 	"github.com/portcullis/portcullis/lists"
 	"github.com/portcullis/portcullis/loader/compile"
+	"github.com/portcullis/portcullis/testenv"
 )
 
 // million compiles a blacklist of a million random IPv4 hosts.
@@ -42,8 +43,20 @@ func TestMillion(t *testing.T) {
 		return time.Since(start)
 	}
 	ctx := context.Background()
+	before := kernelMemory(t)
 	fill := timed(func() error { return l.Maps().Replace(ctx, 1, table.All(), nil) })
+	once := kernelMemory(t)
 	again := timed(func() error { return l.Maps().Replace(ctx, 2, table.All(), nil) })
+	twice := kernelMemory(t)
+	testenv.Eventually(t, time.Minute, "the kernel to free what was replaced", func() error {
+		must(t, l.Maps().Renew())
+		if now := kernelMemory(t); now > once+(once-before)/5 {
+			return fmt.Errorf("%d MB, %d before the list was replaced by itself", now, once)
+		}
+		return nil
+	})
+	t.Logf("kernel memory: %d MB a list, %d after it was replaced by itself, %d when that is freed",
+		once-before, twice-before, kernelMemory(t)-before)
 
 	const adds = 1000
 	r := rand.New(rand.NewPCG(5, 6))
@@ -65,4 +78,12 @@ func TestMillion(t *testing.T) {
 	if fill > 20*time.Second || again > 40*time.Second || one > 10*time.Millisecond {
 		t.Error("far slower than documented")
 	}
+}
+
+// kernelMemory in MB.
+func kernelMemory(t *testing.T) int64 {
+	t.Helper()
+	n, err := testenv.KernelMemory()
+	must(t, err)
+	return n / 1_000_000
 }

@@ -15,7 +15,8 @@ import (
 )
 
 // Replace fills the idle tries with cells (sorted, as compile.Table.All yields them), makes them the active ones
-// by one store, and empties the old ones in paced batches before it returns. Every packet is judged by the old
+// by one store, and empties the old ones in paced batches before it returns
+// (the kernel frees their memory in the seconds after, given calls of [Maps.Renew]). Every packet is judged by the old
 // list or by the new one, never by a mix. On error the active tries are as before: [ErrFull], ctx's error. If ctx
 // ends after the switch, Replace returns nil and the next one empties the rest. progress may be nil; it is called
 // with the number of prefixes written, about every 64 Ki.
@@ -30,6 +31,7 @@ func (m *Maps) Replace(ctx context.Context, generation uint64, cells iter.Seq2[n
 
 	old := m.words.active()
 	idle := 1 - old
+	m.draining = 0
 	if err := m.sides[idle].empty(ctx); err != nil { // a daemon killed in the middle left it so
 		return fmt.Errorf("empty idle tries: %w", err)
 	}
@@ -59,7 +61,9 @@ func (m *Maps) Replace(ctx context.Context, generation uint64, cells iter.Seq2[n
 	if err := freeOld(); err != nil {
 		m.log.Warn("old index is not freed yet; the next replacement does", "error", err)
 	}
-	if err := m.sides[old].emptyOf(ctx, &f); err != nil {
+	if err := m.sides[old].emptyOf(ctx, &f); err == nil {
+		m.draining = drainRounds
+	} else {
 		m.log.Warn("old tries are not empty yet; the next replacement empties them", "error", err)
 	}
 	return nil

@@ -8,6 +8,7 @@ import (
 	"math"
 	"net/netip"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"time"
 
@@ -95,6 +96,7 @@ func Run(ctx context.Context, c Config, version string, log *slog.Logger, ready 
 	if ready != nil {
 		ready()
 	}
+	go debug.FreeOSMemory() // working the lists out took more memory than holding them
 	return g.Wait()
 }
 

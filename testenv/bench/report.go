@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/portcullis/portcullis/testenv"
 )
 
 // report is all that a run found out; docs/bench.json holds it.
@@ -67,7 +69,7 @@ func newReport(root string, p plan, seed uint64) (*report, error) {
 		return nil, fmt.Errorf("read kernel version: %w", err)
 	}
 	r.Kernel = unix.ByteSliceToString(u.Release[:]) + " " + unix.ByteSliceToString(u.Machine[:])
-	memory, err := kilobytes("/proc/meminfo", "MemTotal")
+	memory, err := testenv.Kilobytes("/proc/meminfo", "MemTotal")
 	if err != nil {
 		return nil, err
 	}

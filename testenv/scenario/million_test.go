@@ -35,6 +35,7 @@ func TestMillion(t *testing.T) {
 	}
 	r.blocked(r.Client, ipv4...)
 	r.reach(r.Another)
+	r.memory("started", 350)
 
 	const adds = 1000
 	r.timeAdds("while the first copy is made", million, adds)
@@ -52,6 +53,17 @@ func TestMillion(t *testing.T) {
 		t.Errorf("%d entries, kernel generation %d, store %d, degraded %q", s.Entries["blacklist"], s.Generation.Kernel, s.Generation.Store, s.Degraded)
 	}
 	r.viewMillion(million + 2*adds + 1)
+	r.memory("after a copy and a view", 350)
+}
+
+// memory fails if the daemon holds more than so many MB.
+func (r *rig) memory(when string, most float64) {
+	r.t.Helper()
+	now, peak, err := testenv.ResidentMemory(r.daemon.PID())
+	r.must(err)
+	if r.t.Logf("resident memory, %s: %.0f MB, %.0f at its highest", when, now, peak); now > most {
+		r.t.Errorf("the daemon takes %.0f MB, more than %.0f", now, most)
+	}
 }
 
 // timeAdds adds one address after the other, and fails if that is far slower than promised.
