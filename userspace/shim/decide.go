@@ -1,6 +1,7 @@
 package shim
 
 import (
+	"context"
 	"log/slog"
 	"net/http"
 	"net/netip"
@@ -31,6 +32,8 @@ type Shim struct {
 	options Options
 	apis    atomic.Pointer[apis.Set]
 	lists   atomic.Pointer[lists.Snapshot]
+
+	counters counters
 }
 
 // New returns a shim that knows no lists and no APIs yet: until [Shim.Use] and [Shim.UseAPIs] it refuses everything
@@ -41,8 +44,27 @@ func New(o Options) *Shim { return &Shim{options: o} }
 // snapshot used before to this one, unless whole. One caller at a time.
 func (s *Shim) Use(snap *lists.Snapshot, changes []lists.Change, whole bool) { s.lists.Store(snap) }
 
+// Run ends held streams and keeps the keys that verify tokens fresh until ctx ends, whose error it returns. Without it
+// the shim decides; Hold ends nothing, and no token is verified.
+func (s *Shim) Run(ctx context.Context) error {
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+// Explain says how a request is judged, without counting it or asking detectors. It takes microseconds and
+// allocates: for people, not for traffic.
+func (s *Shim) Explain(r *http.Request) Explanation { return Explanation{Decision: s.Decide(r)} }
+
 // UseAPIs puts the definitions in force, as Use does lists.
 func (s *Shim) UseAPIs(set *apis.Set) { s.apis.Store(set) }
+
+// ClientAddr returns the client of a request by X-Forwarded-For as far as trusted proxies vouch for it, else its TCP
+// peer; unmapped, without zone; the zero value if RemoteAddr is not an address. Enforcement, detection and logs all
+// use this one function.
+func ClientAddr(r *http.Request, trusted []netip.Prefix) netip.Addr {
+	peer, _ := netip.ParseAddrPort(r.RemoteAddr)
+	return peer.Addr().Unmap().WithZone("")
+}
 
 // Decide judges one request. It never blocks, keeps nothing of r but strings, and changes nothing in it.
 func (s *Shim) Decide(r *http.Request) Decision {
@@ -67,7 +89,7 @@ var (
 func (s *Shim) Answered(d Decision, status int) {}
 
 // Hold has end called, once and within a second, when the client of a passed request comes to be blocked while its
-// stream is open. release must be called when the stream has ended; end may be running then.
+// stream is open. Call it before anything of the request is changed, from the goroutine that judged it. release must be called when the stream has ended; end may be running then.
 func (s *Shim) Hold(d Decision, end func()) (release func()) { return func() {} }
 
 // seen are the identifiers of a request.

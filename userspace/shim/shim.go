@@ -51,12 +51,16 @@ type Decision struct {
 	seen seen
 }
 
-// Claims is what a gateway vouches for about a request's client, where it is not in the request itself.
+// Claims is what a front knows about a request's client that is not in the request itself.
 type Claims struct {
 	Username string
 	Verified bool // the gateway has authenticated itself to us, so that the username may whitelist
 	// SchemeUnknown: the gateway does not say whether its client used https, so that no rule may depend on it.
 	SchemeUnknown bool
+	// Relayed: RemoteAddr is who a gateway (or a PROXY protocol header) says it is, so that no packet of it came to
+	// this host's kernel. Its address is then judged here in every mode of ip_enforcement. Set it in every front
+	// whose RemoteAddr is not its own TCP peer.
+	Relayed bool
 }
 
 type claimsKey struct{}
