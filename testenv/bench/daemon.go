@@ -18,20 +18,19 @@ import (
 
 // daemonSide is what the daemon's work takes, times in ms, memory in MB (10^6 bytes).
 type daemonSide struct {
-	Entries      int    `json:"entries"`      // of the big list; the small one has 1 K
-	LoadEntries  int    `json:"load_entries"` // of the list that is loaded while the daemon runs
-	Adds         int    `json:"adds"`         // calls behind each percentile
-	AddSmall     spread `json:"add_1k_ms"`    // one address, durable and enforced when the call returns
-	AddBig       spread `json:"add_big_ms"`   // the same into the big list
-	Fsync        spread `json:"fsync_ms"`     // append 4 KiB and fsync, on the same filesystem
-	LoadAPI      figure `json:"load_api_ms"`
+	Entries      int    `json:"entries"`    // of the big list, which is also the one that is loaded; the small one has 1 K
+	Adds         int    `json:"adds"`       // calls behind each percentile
+	AddSmall     spread `json:"add_1k_ms"`  // one address, durable and enforced when the call returns
+	AddBig       spread `json:"add_big_ms"` // the same into the big list
+	Fsync        spread `json:"fsync_ms"`   // append 4 KiB and fsync, on the same filesystem
+	LoadImport   figure `json:"load_import_ms"`
 	LoadNft      figure `json:"load_nft_ms"`
 	LoadIpset    figure `json:"load_ipset_ms"`
 	Startup      figure `json:"startup_ms"` // process start to READY=1 with the big list
 	Resident     figure `json:"resident_mb"`
 	ResidentPeak figure `json:"resident_peak_mb"`
 	Kernel       figure `json:"kernel_mb"`           // after the first start
-	Restarted    figure `json:"kernel_restarted_mb"` // after the restarts, with what is still to be freed of emptied maps
+	Restarted    figure `json:"kernel_restarted_mb"` // after the restarts, once the kernel has freed the emptied maps, or 10 s later
 }
 
 // spread is percentiles of many calls.
@@ -51,14 +50,10 @@ func single(v float64) figure { return figure{v, v, v} }
 
 func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
 
-// loadEntries is how many addresses are loaded through the API: with the list the time of a batch grows, and a million
-// take minutes.
-const loadEntries = 120_000
-
 // measureDaemon runs two daemons side by side, with a small and a big list.
-func (s *session) measureDaemon(list, loaded blocklist) error {
+func (s *session) measureDaemon(list blocklist) error {
 	d := s.report.Daemon
-	d.Entries, d.LoadEntries, d.Adds = len(list.prefixes), len(loaded.prefixes), s.plan.adds
+	d.Entries, d.Adds = len(list.prefixes), s.plan.adds
 	bin, err := testenv.Build()
 	if err != nil {
 		return err
@@ -90,7 +85,7 @@ func (s *session) measureDaemon(list, loaded blocklist) error {
 	if err != nil {
 		return err
 	}
-	if _, err := load(small, list.prefixes[:1000]); err != nil {
+	if err := add(small, list.prefixes[:1000]); err != nil {
 		return err
 	}
 	if err := s.measureAdds(small, big); err != nil {
@@ -99,22 +94,19 @@ func (s *session) measureDaemon(list, loaded blocklist) error {
 	if err := s.measureStartup(big); err != nil {
 		return err
 	}
-	kernelAfter, err := testenv.KernelMemory()
+	kernelAfter, err := settledKernelMemory(kernelStarted)
 	if err != nil {
 		return err
 	}
 	d.Kernel, d.Restarted = single(float64(kernelStarted-kernelBefore)/1e6), single(float64(kernelAfter-kernelBefore)/1e6)
 	s.say("  resident %s MB (peak %s), kernel %s MB, after restarts %s MB", d.Resident, d.ResidentPeak, d.Kernel, d.Restarted)
-	took, err := load(small, loaded.prefixes)
-	if err != nil {
+	if err := big.Stop(); err != nil {
 		return err
 	}
-	d.LoadAPI = single(milliseconds(took))
-	s.say("  %d addresses through the API, batches of %d: %v", d.LoadEntries, control.MaxOps, took.Round(time.Millisecond))
-	if err := s.measurePeerLoads(loaded); err != nil {
+	if err := s.measureLoads(small, list); err != nil {
 		return err
 	}
-	return errors.Join(small.Stop(), big.Stop())
+	return small.Stop()
 }
 
 // newDaemon describes a daemon in a network of its own.
@@ -155,15 +147,15 @@ func fill(stateDir string, list blocklist) error {
 	return st.Close()
 }
 
-// load adds hosts through the API, in the largest batches it takes.
-func load(d *testenv.Daemon, prefixes []netip.Prefix) (time.Duration, error) {
-	began := time.Now()
-	for part := range slices.Chunk(prefixes, control.MaxOps) {
-		if err := add(d, part); err != nil {
-			return 0, err
+// settledKernelMemory is the kernel's memory once it is down to a figure, or after some seconds.
+func settledKernelMemory(figure int64) (now int64, err error) {
+	_ = testenv.Poll(10*time.Second, func() error {
+		if now, err = testenv.KernelMemory(); err == nil && now > figure {
+			return errors.New("not yet")
 		}
-	}
-	return time.Since(began), nil
+		return nil
+	})
+	return now, err
 }
 
 func add(d *testenv.Daemon, prefixes []netip.Prefix) error {
@@ -214,8 +206,13 @@ func (s *session) measureAdds(small, big *testenv.Daemon) error {
 	return nil
 }
 
-// measurePeerLoads times what loads the same list into nftables and ipset.
-func (s *session) measurePeerLoads(list blocklist) error {
+// measureLoads times what loads the same file of hosts into the daemon, nftables and ipset, one after the other.
+func (s *session) measureLoads(d *testenv.Daemon, list blocklist) error {
+	plain, err := s.plainFile(list)
+	if err != nil {
+		return err
+	}
+	defer os.Remove(plain)
 	nftFile, err := s.nftFile(list)
 	if err != nil {
 		return err
@@ -226,8 +223,13 @@ func (s *session) measurePeerLoads(list blocklist) error {
 		return err
 	}
 	defer os.Remove(ipsetFile)
-	var nft, set []float64
+	var ours, nft, set []float64
 	for i := range s.plan.loads {
+		took, err := importInto(d, plain, len(list.prefixes))
+		if err != nil {
+			return err
+		}
+		ours = append(ours, milliseconds(took))
 		n, err := s.lab.Namespace(fmt.Sprintf("load%d", i))
 		if err != nil {
 			return err
@@ -253,10 +255,30 @@ func (s *session) measurePeerLoads(list blocklist) error {
 			return err
 		}
 	}
-	d := s.report.Daemon
-	d.LoadNft, d.LoadIpset = figureOf(nft), figureOf(set)
-	s.say("  the same list: nft -f %s ms, ipset restore %s ms", d.LoadNft, d.LoadIpset)
+	r := s.report.Daemon
+	r.LoadImport, r.LoadNft, r.LoadIpset = figureOf(ours), figureOf(nft), figureOf(set)
+	s.say("  load of %d hosts: import %s ms, nft -f %s ms, ipset restore %s ms", len(list.prefixes), r.LoadImport, r.LoadNft, r.LoadIpset)
 	return nil
+}
+
+// importInto has an empty blacklist filled from a file by the command line, until the hosts are durable and enforced.
+func importInto(d *testenv.Daemon, file string, hosts int) (time.Duration, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	c := control.Client{Socket: d.Socket}
+	if _, err := c.Apply(ctx, []control.Operation{{Op: "clear", List: "blacklist"}}); err != nil {
+		return 0, fmt.Errorf("empty the blacklist: %w", err)
+	}
+	began := time.Now()
+	if _, err := d.Run("import", "blacklist", file); err != nil {
+		return 0, err
+	}
+	took := time.Since(began)
+	st, err := d.Status()
+	if err == nil && (st.Entries["blacklist"] != hosts || st.Generation.Kernel != st.Generation.Store) {
+		err = fmt.Errorf("import of %d hosts: %d are listed, generation %d of %d is enforced", hosts, st.Entries["blacklist"], st.Generation.Kernel, st.Generation.Store)
+	}
+	return took, err
 }
 
 // measureStartup restarts the daemon and reads its memory.

@@ -106,10 +106,10 @@ func (r *report) writeLosses(b *strings.Builder) {
 			name string
 			took figure
 		}{{"nft -f", d.LoadNft}, {"ipset restore", d.LoadIpset}} {
-			if d.LoadAPI.Median > peer.took.Median {
+			if d.LoadImport.Median > peer.took.Median {
 				rows = append(rows, []string{
-					fmt.Sprintf("load of %d hosts", d.LoadEntries), peer.name, peer.took.String() + " ms", d.LoadAPI.String() + " ms",
-					digits(d.LoadAPI.Median / peer.took.Median),
+					fmt.Sprintf("load of %d hosts", d.Entries), peer.name, peer.took.String() + " ms", d.LoadImport.String() + " ms",
+					digits(d.LoadImport.Median / peer.took.Median),
 				})
 			}
 		}
@@ -232,14 +232,14 @@ func (r *report) writeDaemon(b *strings.Builder) {
 		{fmt.Sprintf("add one address, 1 K in the list: p50 / p99 / max of %d", d.Adds), percentiles(d.AddSmall)},
 		{fmt.Sprintf("add one address, %d in the list", d.Entries), percentiles(d.AddBig)},
 		{"append 4 KiB to a file and fsync, same disk", percentiles(d.Fsync)},
-		{fmt.Sprintf("load %d hosts: API, batches of 10 K, each durable and enforced", d.LoadEntries), d.LoadAPI.String() + " ms"},
-		{"the same list: nft -f (not durable)", d.LoadNft.String() + " ms"},
-		{"the same list: ipset restore (not durable)", d.LoadIpset.String() + " ms"},
+		{fmt.Sprintf("load %d hosts from a file: import, until it is durable and enforced", d.Entries), d.LoadImport.String() + " ms"},
+		{"the same hosts: nft -f (not durable)", d.LoadNft.String() + " ms"},
+		{"the same hosts: ipset restore (not durable)", d.LoadIpset.String() + " ms"},
 		{fmt.Sprintf("start of the daemon until it enforces %d hosts", d.Entries), d.Startup.String() + " ms"},
 		{"its resident memory then", d.Resident.String() + " MB"},
 		{"at its highest", d.ResidentPeak.String() + " MB"},
 		{"kernel memory after the first start", d.Kernel.String() + " MB"},
-		{"kernel memory after the restarts, each of which fills the idle maps and empties the others", d.Restarted.String() + " MB"},
+		{"kernel memory some seconds after the restarts, each of which fills the idle maps and empties the others", d.Restarted.String() + " MB"},
 	})
 }
 

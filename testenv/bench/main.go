@@ -21,7 +21,7 @@ import (
 )
 
 func main() {
-	name := flag.String("plan", "full", "full, quick or check")
+	name := flag.String("plan", "full", "full, quick, check, or daemon for that part alone")
 	out := flag.String("out", "docs", "folder for bench.json, BENCHMARKS.md and the pictures, from the top folder; \"\": none")
 	render := flag.Bool("render", false, "measure nothing: write the page and the pictures anew from bench.json")
 	seed := flag.Uint64("seed", 0, "of all random numbers; 0: another one each run")
@@ -118,7 +118,7 @@ func (s *session) measure() (err error) {
 	if n := s.plan.daemon; n > 0 {
 		// First, while nothing of ours is being freed, which would spoil the figure of the kernel's memory.
 		r.Daemon = new(daemonSide)
-		if err := s.measureDaemon(hosts("daemon", n, s.random), hosts("loaded", loadEntries, s.random)); err != nil {
+		if err := s.measureDaemon(hosts("daemon", n, s.random)); err != nil {
 			return fmt.Errorf("measure daemon: %w", err)
 		}
 	}

@@ -111,6 +111,15 @@ func (s *session) write(name string, text func(w *bufio.Writer)) (path string, e
 	return path, errors.Join(w.Flush(), f.Close())
 }
 
+// plainFile writes a list as feeds do, hosts only.
+func (s *session) plainFile(list blocklist) (string, error) {
+	return s.write("list.txt", func(w *bufio.Writer) {
+		for _, p := range list.prefixes {
+			fmt.Fprintln(w, p.Addr())
+		}
+	})
+}
+
 // nftFile writes a ruleset with the list, hosts only.
 func (s *session) nftFile(list blocklist) (string, error) {
 	return s.write("list.nft", func(w *bufio.Writer) {

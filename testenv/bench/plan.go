@@ -72,6 +72,9 @@ func plans() map[string]plan {
 				{list: mixedV6, lookups: workloads6},
 			},
 		},
+		"daemon": {
+			name: "daemon", atMost: 10 * time.Minute, runs: 1, adds: 300, loads: 3, daemon: 1_000_000, receivers: receivers,
+		},
 		"check": {
 			name: "check", atMost: 5 * time.Minute, runs: 5, lookupSources: ringSize / 16, lookupTime: 20 * time.Millisecond, liveSeconds: 0.15,
 			receivers: func() []receiver {
