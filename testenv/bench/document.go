@@ -228,19 +228,25 @@ func (r *report) writeDaemon(b *strings.Builder) {
 	percentiles := func(s spread) string {
 		return fmt.Sprintf("%s / %s / %s ms", digits(s.P50), digits(s.P99), digits(s.Max))
 	}
-	table(b, []string{"measure", "figure"}, [][]string{
+	rows := [][]string{
 		{fmt.Sprintf("add one address, 1 K in the list: p50 / p99 / max of %d", d.Adds), percentiles(d.AddSmall)},
 		{fmt.Sprintf("add one address, %d in the list", d.Entries), percentiles(d.AddBig)},
 		{"append 4 KiB to a file and fsync, same disk", percentiles(d.Fsync)},
-		{fmt.Sprintf("load %d hosts from a file: import, until it is durable and enforced", d.Entries), d.LoadImport.String() + " ms"},
-		{"the same hosts: nft -f (not durable)", d.LoadNft.String() + " ms"},
-		{"the same hosts: ipset restore (not durable)", d.LoadIpset.String() + " ms"},
+	}
+	if d.LoadImport.Median > 0 { // a run before this was measured has none
+		rows = append(rows, [][]string{
+			{fmt.Sprintf("load %d hosts from a file: import, until it is durable and enforced", d.Entries), d.LoadImport.String() + " ms"},
+			{"the same hosts: nft -f (not durable)", d.LoadNft.String() + " ms"},
+			{"the same hosts: ipset restore (not durable)", d.LoadIpset.String() + " ms"},
+		}...)
+	}
+	table(b, []string{"measure", "figure"}, append(rows, [][]string{
 		{fmt.Sprintf("start of the daemon until it enforces %d hosts", d.Entries), d.Startup.String() + " ms"},
 		{"its resident memory then", d.Resident.String() + " MB"},
 		{"at its highest", d.ResidentPeak.String() + " MB"},
 		{"kernel memory after the first start", d.Kernel.String() + " MB"},
 		{"kernel memory some seconds after the restarts, each of which fills the idle maps and empties the others", d.Restarted.String() + " MB"},
-	})
+	}...))
 }
 
 // table writes a table of Markdown.
