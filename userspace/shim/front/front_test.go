@@ -109,15 +109,6 @@ func TestJudge(t *testing.T) {
 	}
 }
 
-// TestEveryReasonHasAWord: gateways and their logs tell reasons apart.
-func TestEveryReasonHasAWord(t *testing.T) {
-	for r := shim.Blacklisted; r <= shim.Detected; r++ {
-		if reasons[r] == "" {
-			t.Errorf("reason %d has no word", r)
-		}
-	}
-}
-
 func TestListenForGatewaysOnly(t *testing.T) {
 	for _, test := range []struct {
 		gateway  string

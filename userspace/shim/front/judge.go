@@ -61,14 +61,14 @@ func (j *Judge) Judge(r *http.Request) (reply Reply) {
 	default:
 		j.refused.Add(1)
 	}
-	return Reply{Reason: reasons[d.Reason], Answer: d.Answer}
+	return Reply{Reason: d.Reason.String(), Answer: d.Answer}
 }
 
 // Malformed answers for a request that is none.
 func (j *Judge) Malformed() Reply {
 	j.refused.Add(1)
 	return Reply{
-		Reason: reasons[shim.Malformed],
+		Reason: shim.Malformed.String(),
 		Answer: apis.Answer{Status: http.StatusBadRequest, Reason: "Bad Request", Body: "Error: Malformed Request"},
 	}
 }
@@ -77,7 +77,7 @@ func (j *Judge) Malformed() Reply {
 func (j *Judge) TooLarge() Reply {
 	j.refused.Add(1)
 	return Reply{
-		Reason: reasons[shim.TooLarge],
+		Reason: shim.TooLarge.String(),
 		Answer: apis.Answer{Status: http.StatusRequestHeaderFieldsTooLarge, Reason: "Request Header Fields Too Large", Body: "Error: Malformed Request"},
 	}
 }
@@ -94,13 +94,4 @@ func (j *Judge) Undecided() Reply {
 // Counts returns the counters of now.
 func (j *Judge) Counts() Counts {
 	return Counts{Passed: j.passed.Load(), Blocked: j.blocked.Load(), Refused: j.refused.Load(), Undecided: j.undecided.Load()}
-}
-
-var reasons = map[shim.Reason]string{
-	shim.Blacklisted: "blacklisted",
-	shim.Malformed:   "malformed",
-	shim.TooLarge:    "too_large",
-	shim.UnknownAPI:  "unknown_api",
-	shim.UnknownHost: "unknown_host",
-	shim.Detected:    "detected",
 }
