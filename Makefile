@@ -11,7 +11,7 @@ BENCH ?= full
 # What goroutines share, and stays quick under the race detector.
 RACE := ./lists ./lists/store ./userspace/...
 
-.PHONY: help build demo test test-race test-kernels verify generate fuzz bench bench-check install uninstall clean
+.PHONY: help build demo test test-race test-kernels verify generate fuzz gapless bench bench-check install uninstall clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -48,6 +48,13 @@ generate: ## regenerate the BPF objects and the documents made from the sources
 
 fuzz: ## run each fuzz target for FUZZTIME (10s)
 	@FUZZTIME=$(FUZZTIME) .ci/fuzz
+
+# Endurance: `make test` runs each of these in a short form. Each prints its figures.
+ENDURE := go test -count=1 -timeout 3h -v
+
+gapless: build ## exchange, kill, recreate, replace and move under traffic, by the hundred (root; about 15 minutes)
+	@.ci/deps test
+	$(ENDURE) ./testenv/scenario -run '^TestGapless' -long
 
 bench: build ## measure packets and changes beside nftables, ipset, xdp-filter (root; BENCH=quick for a short one)
 	@.ci/deps bench

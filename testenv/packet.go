@@ -45,8 +45,15 @@ func (n *Namespace) Wire(iface string) (*Wire, error) {
 	return w, nil
 }
 
-// Close closes the socket.
-func (w *Wire) Close() error { return unix.Close(w.fd) }
+// Close closes the socket. Calling it again does nothing.
+func (w *Wire) Close() error {
+	if w.fd < 0 {
+		return nil
+	}
+	fd := w.fd
+	w.fd = -1
+	return unix.Close(fd)
+}
 
 // Send puts a frame on the wire. A full queue is waited for.
 func (w *Wire) Send(frame []byte) error {
