@@ -12,24 +12,25 @@ import (
 
 // rooms is the import table of docs/ARCHITECTURE.md: what of ours each package's code (its tests aside) may import.
 var rooms = map[string][]string{
-	"bpf":                   {},
-	"lists":                 {},
-	"lists/format":          {"lists"},
-	"lists/store":           {"lists"},
-	"lists/store/storetest": {"lists", "lists/store"}, // the conformance suite: only tests import it
-	"loader":                {"bpf", "lists", "loader/compile"},
-	"loader/compile":        {"lists"},
-	"userspace/control":     {"lists"},
-	"userspace/apis":        {},
-	"userspace/shim":        {"lists", "userspace/apis"},
-	"userspace/shim/front":  {"userspace/apis", "userspace/shim"},
-	"userspace/shim/check":  {"userspace/apis", "userspace/shim", "userspace/shim/front"},
-	"userspace/shim/spoe":   {"userspace/apis", "userspace/shim", "userspace/shim/front"},
-	"userspace/detect":      {"lists", "userspace/apis"},
+	"bpf":                     {},
+	"lists":                   {},
+	"lists/format":            {"lists"},
+	"lists/store":             {"lists"},
+	"lists/store/storetest":   {"lists", "lists/store"}, // the conformance suite: only tests import it
+	"loader":                  {"bpf", "lists", "loader/compile"},
+	"loader/compile":          {"lists"},
+	"userspace/control":       {"lists"},
+	"userspace/apis":          {},
+	"userspace/shim":          {"lists", "userspace/apis"},
+	"userspace/shim/front":    {"userspace/apis", "userspace/shim"},
+	"userspace/shim/check":    {"userspace/apis", "userspace/shim", "userspace/shim/front"},
+	"userspace/shim/spoe":     {"userspace/apis", "userspace/shim", "userspace/shim/front"},
+	"userspace/shim/sideband": {"lists", "userspace/shim"},
+	"userspace/detect":        {"lists", "userspace/apis"},
 
 	"userspace/control/controltest": {"lists", "userspace/control"}, // a node in memory: only tests import it
 
-	"userspace":      {"bpf", "lists", "lists/store", "loader", "loader/compile", "userspace/apis", "userspace/control", "userspace/detect", "userspace/shim", "userspace/shim/check", "userspace/shim/front", "userspace/shim/spoe"},
+	"userspace":      {"bpf", "lists", "lists/store", "loader", "loader/compile", "userspace/apis", "userspace/control", "userspace/detect", "userspace/shim", "userspace/shim/check", "userspace/shim/front", "userspace/shim/spoe", "userspace/shim/sideband"},
 	"cmd/portcullis": {"lists", "lists/format", "userspace", "userspace/control"},
 	"testenv":        {},
 	"testenv/bench":  {"bpf", "lists", "lists/store", "loader", "loader/compile", "testenv", "testenv/generator", "userspace/control"},
