@@ -11,12 +11,16 @@ import (
 
 // Settings are the durable switches of a node. They live beside the entries so that a generation names both.
 type Settings struct {
-	Firewall          bool   `json:"firewall"`            // off: nothing is blocked, in the kernel or in the shim
-	ABS               bool   `json:"abs"`                 // send access logs to the analysis engine
-	ABSAttack         bool   `json:"abs_attack"`          // take over what the analysis engine found
-	ASEDetectedAttack bool   `json:"ase_detected_attack"` // real-time detectors may blacklist
-	Audit             bool   `json:"audit"`               // write the audit log
-	LogLevel          string `json:"log_level"`           // debug, info, warn, error
+	Firewall          bool `json:"firewall"`            // off: nothing is blocked, in the kernel or in the shim
+	ABS               bool `json:"abs"`                 // send access logs to the analysis engine
+	ABSAttack         bool `json:"abs_attack"`          // take over what the analysis engine found
+	ASEDetectedAttack bool `json:"ase_detected_attack"` // real-time detectors may blacklist
+	Audit             bool `json:"audit"`               // write the audit log
+	// SidebandAuthentication: a gateway that asks must show a sideband token.
+	SidebandAuthentication bool `json:"sideband_authentication"`
+	// XFFIgnored: X-Forwarded-For counts for nothing, whoever sends it. Otherwise that of trusted proxies is read.
+	XFFIgnored bool   `json:"xff_ignored"`
+	LogLevel   string `json:"log_level"` // debug, info, warn, error
 }
 
 // DefaultSettings are those of a new node: firewall and audit on, automatic blocking off, log level info.
@@ -36,6 +40,8 @@ func (s Settings) diff(old Settings) string {
 		{"abs_attack", s.ABSAttack, s.ABSAttack != old.ABSAttack},
 		{"ase_detected_attack", s.ASEDetectedAttack, s.ASEDetectedAttack != old.ASEDetectedAttack},
 		{"audit", s.Audit, s.Audit != old.Audit},
+		{"sideband_authentication", s.SidebandAuthentication, s.SidebandAuthentication != old.SidebandAuthentication},
+		{"xff", !s.XFFIgnored, s.XFFIgnored != old.XFFIgnored},
 	} {
 		switch {
 		case sw.changed && sw.now:

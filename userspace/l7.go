@@ -16,6 +16,7 @@ import (
 	"github.com/portcullis/portcullis/userspace/apis"
 	"github.com/portcullis/portcullis/userspace/control"
 	"github.com/portcullis/portcullis/userspace/shim"
+	"github.com/portcullis/portcullis/userspace/shim/sideband"
 )
 
 // How a front plugs in: a file l7_NAME.go holds NAMEConfig, the section [NAME] of the configuration, which is a
@@ -118,6 +119,9 @@ type l7 struct {
 	shim   *shim.Shim
 	feed   *feed
 	fronts []runningFront
+
+	tokens   *sideband.Tokens // never nil once the node runs
+	noTokens string           // why none is valid
 }
 
 type runningFront struct {

@@ -1,10 +1,20 @@
 package userspace
 
-import "context"
+import (
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"time"
+
+	"github.com/portcullis/portcullis/userspace/control"
+	"github.com/portcullis/portcullis/userspace/shim/sideband"
+)
 
 // SidebandConfig is ASE's sideband: POST /ase/request and /ase/response.
 type SidebandConfig struct {
-	Listen string `toml:"listen"` // HOST:PORT; "": off
+	Listen   string   `toml:"listen"`   // HOST:PORT; "": off
+	Gateways []string `toml:"gateways"` // who may ask, addresses and CIDRs; none: this host
 }
 
 func (c SidebandConfig) wanted() bool { return c.Listen != "" }
@@ -13,7 +23,80 @@ func (c SidebandConfig) check(bad badKey) error {
 	if !c.wanted() {
 		return nil
 	}
+	for _, text := range c.Gateways {
+		if _, err := parsePrefix(text); err != nil {
+			return bad("gateways", "%q is not an IP address or CIDR", text)
+		}
+	}
 	return checkListen(bad, "listen", c.Listen)
 }
 
-func (c SidebandConfig) open(context.Context, *node) (*opened, error) { return nil, errNotBuilt }
+func (c SidebandConfig) open(ctx context.Context, n *node) (*opened, error) {
+	var gateways []netip.Prefix
+	for _, text := range c.Gateways {
+		p, err := parsePrefix(text)
+		if err != nil {
+			return nil, err
+		}
+		gateways = append(gateways, p)
+	}
+	l, err := listenTCP(ctx, c.Listen)
+	if err != nil {
+		return nil, err
+	}
+	s := sideband.New(sideband.Options{
+		Shim: n.shim, Gateways: gateways, Valid: n.tokens.Valid, Logger: n.log,
+		Authenticate: func() bool { return n.Snapshot().Settings().SidebandAuthentication },
+	})
+	return &opened{
+		run:   func(ctx context.Context) error { return s.Serve(ctx, l) },
+		close: func() { l.Close() },
+		http:  []net.Addr{l.Addr()},
+	}, nil
+}
+
+// openTokens reads the sideband tokens. What is wrong with their file keeps nothing else from working: no gateway has a
+// valid token then, and status says so.
+func (n *node) openTokens() {
+	var err error
+	if n.tokens, err = sideband.OpenTokens(n.config.StateDir); err != nil {
+		n.noTokens = err.Error()
+		n.log.Error("no sideband token is valid", "error", err)
+	}
+}
+
+// keepTokens lets the control API change the tokens.
+type keepTokens struct {
+	tokens *sideband.Tokens
+	now    func() time.Time
+}
+
+func (k keepTokens) Tokens() (all []control.SidebandToken) {
+	for _, t := range k.tokens.List() {
+		all = append(all, control.SidebandToken(t))
+	}
+	return all
+}
+
+func (k keepTokens) CreateToken() (string, error) {
+	token, err := k.tokens.Create(k.now())
+	return token, tokenError(err)
+}
+
+func (k keepTokens) ImportToken(token string) error {
+	return tokenError(k.tokens.Import(token, k.now()))
+}
+
+func (k keepTokens) DeleteToken(token string) error { return tokenError(k.tokens.Delete(token)) }
+
+func tokenError(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, sideband.ErrToken):
+		return &control.Error{Code: control.CodeInvalid, Message: err.Error()}
+	case errors.Is(err, sideband.ErrTokenLost):
+		return &control.Error{Code: control.CodeNotFound, Message: err.Error(), Hint: "see them with: portcullis list_sideband_token"}
+	}
+	return &control.Error{Code: control.CodeFailed, Message: err.Error(), Hint: "nothing was changed"}
+}

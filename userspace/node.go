@@ -184,6 +184,9 @@ func (n *node) Status() control.Status {
 	if skew := n.store.Clock().Skew(); skew.Abs() > maxSkew {
 		s.Warnings = append(s.Warnings, fmt.Sprintf("the wall clock was set %s after this boot: times of entries are off by that, durations are right; a reboot mends it", skew.Round(time.Second)))
 	}
+	if n.noTokens != "" {
+		bad("sideband: no token is valid: %s", n.noTokens)
+	}
 	if why, _ := n.noMetrics.Load().(string); why != "" {
 		s.Warnings = append(s.Warnings, why)
 	}

@@ -49,6 +49,7 @@ func Run(ctx context.Context, c Config, version string, log *slog.Logger, ready 
 	defer n.store.Close()
 	n.opened = n.store.Snapshot().Generation()
 	n.makeRoom()
+	n.openTokens()
 
 	ld, err := n.openKernel()
 	if err != nil {
@@ -58,7 +59,7 @@ func Run(ctx context.Context, c Config, version string, log *slog.Logger, ready 
 		defer ld.Close()
 	}
 
-	server, err := control.New(control.Options{Backend: n, StateDir: c.StateDir, Version: version, Logger: log, Why: n.why, Now: n.store.Clock().Now})
+	server, err := control.New(control.Options{Backend: n, StateDir: c.StateDir, Version: version, Logger: log, Why: n.why, Sideband: keepTokens{n.tokens, n.store.Clock().Now}, Now: n.store.Clock().Now})
 	if err != nil {
 		return fmt.Errorf("open control: %w", err)
 	}

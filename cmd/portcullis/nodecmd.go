@@ -50,7 +50,7 @@ func writeStatus(c *call, st control.Status) {
 	row("abs", "%s, ssl: enabled", enabled(on.ABS))
 	row("abs attack", "%s", enabled(on.ABSAttack))
 	row("audit", "%s", enabled(on.Audit))
-	row("sideband authentication", "disabled")
+	row("sideband authentication", "%s", enabled(on.SidebandAuthentication))
 	row("ase detected attack", "%s", enabled(on.ASEDetectedAttack))
 	row("attack list memory", "configured %s, used %s, free %s", megabytes(st.Memory.Configured),
 		megabytes(st.Memory.Used), megabytes(st.Memory.Configured-min(st.Memory.Used, st.Memory.Configured)))

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 
 	"github.com/portcullis/portcullis/lists"
@@ -11,17 +12,22 @@ import (
 type nodeSwitch struct {
 	name    string // of the setting, and after enable_ and disable_
 	title   string // begins what the commands print
+	form    string // of what they print, with title and word; "": as most
 	enable  string // what the commands are for
 	disable string
 }
 
 var switches = []nodeSwitch{
-	{"abs", "ABS", "Send access logs to ABS for analysis", "Stop sending access logs to ABS"},
-	{"abs_attack", "ABS attack", "Take over the attack list of ABS", "Stop taking over the attack list of ABS; ABS goes on building it"},
-	{"ase_detected_attack", "ASE detected attack", "Let the real-time detectors add to the blacklist",
+	{"abs", "ABS", "", "Send access logs to ABS for analysis", "Stop sending access logs to ABS"},
+	{"abs_attack", "ABS attack", "", "Take over the attack list of ABS", "Stop taking over the attack list of ABS; ABS goes on building it"},
+	{"ase_detected_attack", "ASE detected attack", "", "Let the real-time detectors add to the blacklist",
 		"Stop the real-time detectors and delete what they added to the blacklist"},
-	{"firewall", "Firewall", "Enforce the lists", "Block nothing, whatever is listed; survives a restart"},
-	{"audit", "Audit", "Write the audit log", "Stop writing the audit log"},
+	{"firewall", "Firewall", "", "Enforce the lists", "Block nothing, whatever is listed; survives a restart"},
+	{"audit", "Audit", "", "Write the audit log", "Stop writing the audit log"},
+	{"sideband_authentication", "Sideband authentication", "%s is successfully %s\n", "Answer only gateways that show a sideband token",
+		"Answer gateways without a sideband token too"},
+	{"xff", "XFF", "", "Read X-Forwarded-For of trusted proxies (so it is on a new node; nobody else's is ever read)",
+		"Take the peer for the client, whatever trusted proxies say"},
 }
 
 // command makes enable_NAME or disable_NAME.
@@ -40,7 +46,7 @@ func (s nodeSwitch) command(on bool) *command {
 			if _, err := c.apply(ops...); err != nil {
 				return err
 			}
-			fmt.Fprintf(c.out, "%s is now %s\n", s.title, to)
+			fmt.Fprintf(c.out, cmp.Or(s.form, "%s is now %s\n"), s.title, to)
 			return nil
 		},
 	}

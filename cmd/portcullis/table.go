@@ -225,11 +225,12 @@ const (
 	groupLists    = "Lists"
 	groupSwitches = "Switches"
 	groupNode     = "Node"
+	groupSideband = "Sideband"
 	groupDaemon   = "Daemon"
 	groupShell    = "Shell"
 )
 
-var groups = []string{groupLists, groupSwitches, groupNode, groupDaemon, groupShell}
+var groups = []string{groupLists, groupSwitches, groupSideband, groupNode, groupDaemon, groupShell}
 
 // filters are the arguments of view_blacklist.
 var filters = []word{
@@ -264,6 +265,7 @@ func commands() []*command {
 	}
 	table = append(table, nodeCommands()...)
 	table = append(table, daemonCommands()...)
+	table = append(table, sidebandCommands()...)
 	return append(table, shellCommands()...)
 }
 

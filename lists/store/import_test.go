@@ -159,7 +159,7 @@ func TestDatabaseOfVersion1(t *testing.T) {
 	}
 	m = s.db.meta // with the time of closing
 	tamper(t, s.path, fmt.Sprintf(`DROP TABLE whitelist_bulk; DROP TABLE blacklist_bulk; PRAGMA user_version=1;
-		UPDATE meta SET schema=1, sum=%d`, m.checksum(1, settings)))
+		UPDATE meta SET schema=1, settings='%s', sum=%d`, settings, m.checksum(1, settings)))
 	s, _ = open(t, Options{Dir: dir})
 	if s.Status().Degraded != "" || s.db.version != 1 {
 		t.Fatalf("version %d, degraded: %q", s.db.version, s.Status().Degraded)

@@ -225,10 +225,14 @@ func setting(name, to string) (func(lists.Settings) lists.Settings, error) {
 		return func(s lists.Settings) lists.Settings { s.ABSAttack = on; return s }, nil
 	case "ase_detected_attack":
 		return func(s lists.Settings) lists.Settings { s.ASEDetectedAttack = on; return s }, nil
+	case "sideband_authentication":
+		return func(s lists.Settings) lists.Settings { s.SidebandAuthentication = on; return s }, nil
+	case "xff":
+		return func(s lists.Settings) lists.Settings { s.XFFIgnored = !on; return s }, nil
 	case "audit":
 		return func(s lists.Settings) lists.Settings { s.Audit = on; return s }, nil
 	}
-	return nil, invalid("setting %s: expected firewall, abs, abs_attack, ase_detected_attack, audit or log_level", lists.Quote(name))
+	return nil, invalid("setting %s: expected firewall, abs, abs_attack, ase_detected_attack, audit, sideband_authentication, xff or log_level", lists.Quote(name))
 }
 
 // checkText refuses free text that could forge what a terminal or a log shows.

@@ -37,6 +37,7 @@ func (s *Server) register() {
 	}, s.postBatch)
 	s.registerImport(login)
 	s.registerWhy(login)
+	s.registerSideband(login)
 	huma.Register(s.api, s.streaming("list", "/v1/lists/{list}", "Entries of a list, from one snapshot", login), s.getList)
 	huma.Register(s.api, s.streaming("history", "/v1/history", "Changes, newest first", login), s.getHistory)
 	huma.Register(s.api, huma.Operation{

@@ -26,22 +26,24 @@ type Options struct {
 	Version  string
 	Logger   *slog.Logger         // nil: says nothing
 	Why      func(netip.Addr) Why // what happens to packets of an address; nil: not known. Safe for concurrent use
+	Sideband Sideband             // nil: there are no sideband tokens
 	Now      func() time.Time     // the clock that entries' ends are kept on; nil: time.Now
 }
 
 // Server answers the control API. Safe for concurrent use.
 type Server struct {
-	backend Backend
-	version string
-	log     *slog.Logger
-	now     func() time.Time
-	why     func(netip.Addr) Why
-	users   *users
-	audit   *auditLog
-	guard   *guard
-	api     huma.API
-	handler http.Handler
-	big     chan struct{} // held by requests with large bodies
+	backend  Backend
+	version  string
+	log      *slog.Logger
+	now      func() time.Time
+	why      func(netip.Addr) Why
+	sideband Sideband
+	users    *users
+	audit    *auditLog
+	guard    *guard
+	api      huma.API
+	handler  http.Handler
+	big      chan struct{} // held by requests with large bodies
 }
 
 // New reads users and audit log from the state directory, making the account admin/admin if there is none. Both
@@ -62,7 +64,7 @@ func New(o Options) (*Server, error) {
 	}
 	audit := openAudit(o.StateDir, o.Now, o.Logger)
 	s := &Server{
-		backend: o.Backend, version: o.Version, log: o.Logger, now: o.Now, why: o.Why,
+		backend: o.Backend, version: o.Version, log: o.Logger, now: o.Now, why: o.Why, sideband: o.Sideband,
 		users: openUsers(o.StateDir, o.Logger), audit: audit, guard: newGuard(o.Now),
 		big: make(chan struct{}, bigAtOnce),
 	}

@@ -28,7 +28,7 @@ type Operation struct {
 	Comment string   `json:"comment,omitempty" doc:"add"`
 	Source  string   `json:"source,omitempty" enum:"manual,abs_detected,decoy,invalid_protocol,invalid_method,invalid_content_type,missing_token" doc:"add: who found it (none: manual); delete: from this source only (none: from all). Only root may give another than manual"`
 	Sources []string `json:"sources,omitempty" enum:"manual,abs_detected,decoy,invalid_protocol,invalid_method,invalid_content_type,missing_token" doc:"clear_sources"`
-	Setting string   `json:"setting,omitempty" enum:"firewall,abs,abs_attack,ase_detected_attack,audit,log_level" doc:"set"`
+	Setting string   `json:"setting,omitempty" enum:"firewall,abs,abs_attack,ase_detected_attack,audit,sideband_authentication,xff,log_level" doc:"set"`
 	To      string   `json:"to,omitempty" enum:"enabled,disabled,debug,info,warn,error" doc:"set: enabled or disabled; debug, info, warn or error for log_level"`
 }
 
