@@ -125,10 +125,11 @@ func checkLockOut(r control.Request, before *lists.Snapshot, protected []protect
 		}
 	}
 	var dangers []danger
+	var together spread
 	what := "change"
 	for _, op := range r.Batch.Ops {
 		if op.Op == lists.OpImport {
-			found, first, more := packDangers(op.Pack, protected)
+			found, first, more := packDangers(op.Pack, protected, &together)
 			if first != "" {
 				what = first
 			}
@@ -138,6 +139,7 @@ func checkLockOut(r control.Request, before *lists.Snapshot, protected []protect
 		if op.Op != lists.OpAdd || op.Entry.List != lists.Blacklist || !isIP {
 			continue
 		}
+		together.add(prefix)
 		found := entryDangers(prefix, protected)
 		if len(found) > 0 {
 			what = op.Entry.ID.String()
@@ -145,10 +147,28 @@ func checkLockOut(r control.Request, before *lists.Snapshot, protected []protect
 		dangers = append(dangers, found...)
 		notes = append(notes, staysReachable(prefix, protected)...)
 	}
+	if d, ok := together.danger(before); ok {
+		dangers = append(dangers, d)
+	}
 	if d, ok := sessionDanger(r, before, now); ok {
 		dangers = append(dangers, d)
 	}
 	return notes, refuse(what, dangers, r.AcceptRisk)
+}
+
+// allow is what checkLockOut says of the state that a change makes, for the store to ask while nobody else changes
+// anything: two changes that are each harmless by themselves may together cut a session off.
+func allow(r control.Request, now func() time.Time) func(before, after *lists.Snapshot) error {
+	peer, err := netip.ParseAddr(r.Caller.SessionPeer)
+	if err != nil {
+		return nil
+	}
+	return func(before, after *lists.Snapshot) error {
+		if d, ok := cutOff(before, after, peer, now()); ok {
+			return refuse("change", []danger{d}, r.AcceptRisk)
+		}
+		return nil
+	}
 }
 
 // sessionDanger tells whether the batch has the address of the caller's own session dropped, now or sooner than it
@@ -169,7 +189,12 @@ func sessionDanger(r control.Request, before *lists.Snapshot, now time.Time) (da
 	if err != nil {
 		return danger{}, false // the store will say what is wrong with the batch
 	}
-	drop := firstDrop(next.Next, peer, now)
+	return cutOff(before, next.Next, peer, now)
+}
+
+// cutOff tells whether the lists have an address dropped, now or sooner than they did before a change.
+func cutOff(before, after *lists.Snapshot, peer netip.Addr, now time.Time) (danger, bool) {
+	drop := firstDrop(after, peer, now)
 	if !drop.Before(firstDrop(before, peer, now)) {
 		return danger{}, false
 	}
@@ -181,7 +206,7 @@ func sessionDanger(r control.Request, before *lists.Snapshot, now time.Time) (da
 }
 
 // packDangers is entryDangers and staysReachable of every blacklist entry of an import; first is the first dangerous one.
-func packDangers(pack *lists.Pack, protected []protection) (dangers []danger, first string, notes []string) {
+func packDangers(pack *lists.Pack, protected []protection, together *spread) (dangers []danger, first string, notes []string) {
 	var table bart.Lite
 	for _, p := range protected {
 		table.Insert(p.prefix)
@@ -190,6 +215,9 @@ func packDangers(pack *lists.Pack, protected []protection) (dangers []danger, fi
 		widest := widestIPv4
 		if p.Addr().Is6() {
 			widest = widestIPv6
+		}
+		if l == lists.Blacklist {
+			together.add(p)
 		}
 		if l != lists.Blacklist || p.Bits() >= widest && !table.OverlapsPrefix(p) {
 			continue

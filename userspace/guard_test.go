@@ -4,10 +4,12 @@ import (
 	"errors"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/portcullis/portcullis/lists"
+	"github.com/portcullis/portcullis/lists/store"
 	"github.com/portcullis/portcullis/userspace/control"
 )
 
@@ -111,5 +113,106 @@ func TestStaysReachable(t *testing.T) {
 	want := []string{"192.0.2.1 stays reachable: default gateway is never dropped"}
 	if !slices.Equal(notes, want) {
 		t.Fatalf("notes %q, want %q", notes, want)
+	}
+}
+
+// TestGuardSideBySide: two changes, each harmless by itself, both asked about before either is made.
+func TestGuardSideBySide(t *testing.T) {
+	st, err := store.Open(store.Options{Dir: t.TempDir()}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer st.Close()
+	setUp := lists.Batch{Ops: []lists.Operation{add(blackIP("203.0.113.0/24")), add(whiteIP("203.0.113.9")), add(whiteIP("203.0.113.8/30"))}}
+	if _, err := st.Apply(t.Context(), setUp); err != nil {
+		t.Fatal(err)
+	}
+	var requests []control.Request
+	for _, id := range []lists.ID{whiteIP("203.0.113.9").ID, whiteIP("203.0.113.8/30").ID} {
+		r := control.Request{Caller: control.Caller{SessionPeer: "203.0.113.9"}}
+		r.Batch.Ops = []lists.Operation{{Op: lists.OpDelete, List: lists.Whitelist, ID: id}}
+		if _, err := checkLockOut(r, st.Snapshot(), nil, time.Now()); err != nil {
+			t.Fatalf("delete %s alone: %v", id, err)
+		}
+		requests = append(requests, r)
+	}
+	if _, err := st.ApplyIf(t.Context(), requests[0].Batch, allow(requests[0], st.Clock().Now)); err != nil {
+		t.Fatal(err)
+	}
+	before := st.Snapshot()
+	_, err = st.ApplyIf(t.Context(), requests[1].Batch, allow(requests[1], st.Clock().Now))
+	wire, ok := wireError(err).(*control.Error)
+	if !errors.Is(err, store.ErrRefused) || !ok || !slices.Equal(wire.Risks, []string{riskSSH}) || st.Snapshot() != before {
+		t.Fatalf("%v; want the risk %s, and nothing changed", err, riskSSH)
+	}
+	requests[1].AcceptRisk = []string{riskSSH}
+	if _, err := st.ApplyIf(t.Context(), requests[1].Batch, allow(requests[1], st.Clock().Now)); err != nil {
+		t.Fatalf("accepted: %v", err)
+	}
+}
+
+// eachOf are n networks of that length, side by side.
+func eachOf(first string, bits, n int) []netip.Prefix {
+	a := netip.MustParseAddr(first)
+	var all []netip.Prefix
+	for range n {
+		p := netip.PrefixFrom(a, bits)
+		all = append(all, p)
+		b := a.AsSlice()
+		for i := (bits - 1) / 8; i >= 0; i-- {
+			step := byte(1)
+			if i == (bits-1)/8 {
+				step = 1 << (7 - (bits-1)%8)
+			}
+			if b[i] += step; b[i] >= step {
+				break
+			}
+		}
+		a, _ = netip.AddrFromSlice(b)
+	}
+	return all
+}
+
+// TestWideTogether: entries that are each allowed may not add up to much of the Internet; feeds of small networks may.
+func TestWideTogether(t *testing.T) {
+	listed := snapshot(3, lists.DefaultSettings(), blackIP("16.0.0.0/8"))
+	tests := []struct {
+		name     string
+		prefixes []netip.Prefix
+		refused  string
+	}{
+		{"one of the widest", eachOf("10.0.0.0", 8, 1), ""},
+		{"two of the widest", eachOf("10.0.0.0", 8, 2), "its entries together cover 2 times as much as a /8"},
+		{"all of IPv4", eachOf("0.0.0.0", 8, 256), "its entries together cover 255 times as much as a /8"},
+		{"a /8 in parts", eachOf("10.0.0.0", 16, 256), ""},
+		{"a /8 in parts and one more", eachOf("10.0.0.0", 16, 257), "its entries together cover 1.004 times as much as a /8"},
+		{"what lies inside another counts once", append(eachOf("10.0.0.0", 8, 1), eachOf("10.0.0.0", 16, 256)...), ""},
+		{"what is listed already does not count", append(eachOf("16.0.0.0", 12, 16), eachOf("10.0.0.0", 8, 1)...), ""},
+		{"a feed of /24s", eachOf("20.0.0.0", 24, 200_000), ""},
+		{"two of the widest of IPv6", eachOf("2a00::", 19, 2), "its entries together cover 2 times as much as a /19"},
+		{"a feed of /48s", eachOf("2a00::", 48, 1000), ""},
+	}
+	for _, tt := range tests {
+		pack, ops := new(lists.Pack), []lists.Operation(nil)
+		for _, p := range tt.prefixes {
+			e := blackIP(p.String())
+			if err := pack.Add(e); err != nil {
+				t.Fatal(err)
+			}
+			ops = append(ops, add(e))
+		}
+		for how, ops := range map[string][]lists.Operation{"batch": ops, "import": {{Op: lists.OpImport, Pack: pack}}} {
+			r := control.Request{Batch: lists.Batch{Ops: ops}}
+			_, err := checkLockOut(r, listed, nil, time.Now())
+			wire, _ := errors.AsType[*control.Error](err)
+			if (err != nil) != (tt.refused != "") || err != nil && (!strings.Contains(wire.Message, tt.refused) || !slices.Equal(wire.Risks, []string{riskWide})) {
+				t.Errorf("%s, %s: %v", tt.name, how, err)
+			}
+			if r.AcceptRisk = []string{riskWide}; err != nil {
+				if _, err := checkLockOut(r, listed, nil, time.Now()); err != nil {
+					t.Errorf("%s, %s, accepted: %v", tt.name, how, err)
+				}
+			}
+		}
 	}
 }

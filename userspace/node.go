@@ -58,7 +58,7 @@ func (n *node) Apply(ctx context.Context, r control.Request) (control.Reply, err
 	if r.DryRun {
 		return n.plan(r, before, now, notes)
 	}
-	res, err := n.store.Apply(ctx, r.Batch)
+	res, err := n.store.ApplyIf(ctx, r.Batch, allow(r, n.store.Clock().Now))
 	if err != nil {
 		return control.Reply{}, wireError(err)
 	}

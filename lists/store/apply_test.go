@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -31,6 +32,40 @@ func TestCheck(t *testing.T) {
 	_, err := s.Apply(context.Background(), adds(10, 5, lists.Manual))
 	if !errors.Is(err, ErrRefused) || !errors.Is(err, refusal) || s.Snapshot() != before {
 		t.Errorf("%v", err)
+	}
+}
+
+// TestApplyIf: who allows a change sees the state right before and right after it, whatever others do at the same time.
+func TestApplyIf(t *testing.T) {
+	s, _ := open(t, Options{})
+	const most = 10
+	full := errors.New("there are enough")
+	var added, refused atomic.Int32
+	var wg sync.WaitGroup
+	for i := range 100 {
+		wg.Go(func() {
+			_, err := s.ApplyIf(context.Background(), adds(i, 1, lists.Manual), func(base, next *lists.Snapshot) error {
+				if next.Len(lists.Blacklist) != base.Len(lists.Blacklist)+1 || next.Generation() != base.Generation()+1 {
+					t.Errorf("%d entries after %d", next.Len(lists.Blacklist), base.Len(lists.Blacklist))
+				}
+				if base.Len(lists.Blacklist) == most {
+					return full
+				}
+				return nil
+			})
+			switch {
+			case err == nil:
+				added.Add(1)
+			case errors.Is(err, ErrRefused) && errors.Is(err, full):
+				refused.Add(1)
+			default:
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	if added.Load() != most || refused.Load() != 90 || s.Snapshot().Len(lists.Blacklist) != most {
+		t.Errorf("%d added, %d refused, %d entries", added.Load(), refused.Load(), s.Snapshot().Len(lists.Blacklist))
 	}
 }
 

@@ -278,9 +278,16 @@ func (s *Store) failed(err error) {
 // be written, is published all the same and written by Run when that works again. Until then Status is degraded,
 // and a crash loses it. Every other batch fails with [ErrNotDurable].
 func (s *Store) Apply(ctx context.Context, b lists.Batch) (lists.Result, error) {
+	return s.ApplyIf(ctx, b, nil)
+}
+
+// ApplyIf is Apply of a batch that allow may refuse, with the state right before the batch and the one right after it:
+// no other change comes in between. allow is called as Options.Check is, and after it; what it answers is wrapped in
+// [ErrRefused].
+func (s *Store) ApplyIf(ctx context.Context, b lists.Batch, allow func(base, next *lists.Snapshot) error) (lists.Result, error) {
 	if !s.enter() {
 		return lists.Result{}, ErrClosed
 	}
 	defer s.leave()
-	return s.apply(ctx, b)
+	return s.apply(ctx, b, allow)
 }

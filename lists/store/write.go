@@ -19,6 +19,7 @@ const (
 // request is a call of Apply that waits for a writer.
 type request struct {
 	batch    lists.Batch
+	allow    func(base, next *lists.Snapshot) error // nil: always
 	result   lists.Result
 	err      error
 	answered bool
@@ -34,8 +35,8 @@ type work struct {
 
 // apply queues the batch. Whoever gets to be the writer takes all that is queued by then into one transaction, so
 // that a thousand callers do not wait for a thousand fsyncs.
-func (s *Store) apply(ctx context.Context, b lists.Batch) (lists.Result, error) {
-	r := &request{batch: b, done: make(chan struct{})}
+func (s *Store) apply(ctx context.Context, b lists.Batch, allow func(base, next *lists.Snapshot) error) (lists.Result, error) {
+	r := &request{batch: b, allow: allow, done: make(chan struct{})}
 	s.queueMu.Lock()
 	s.queue = append(s.queue, r)
 	s.queueMu.Unlock()
@@ -96,7 +97,7 @@ func (s *Store) commit(group []*request) {
 	var todo []work
 	var open []*request
 	for _, r := range group {
-		a, err := s.prepare(base, r.batch, now)
+		a, err := s.prepare(base, r, now)
 		if err != nil {
 			r.answer(lists.Result{}, err)
 			continue
@@ -129,12 +130,19 @@ func (r *request) answer(result lists.Result, err error) {
 }
 
 // prepare works out what the batch comes to and asks whether it may.
-func (s *Store) prepare(base *lists.Snapshot, b lists.Batch, now time.Time) (lists.Applied, error) {
-	a, err := lists.ApplyOps(base, b, now)
-	if err == nil && len(a.Steps) > 0 && s.options.Check != nil {
-		if refusal := s.options.Check(b, a.Next, a.Changes); refusal != nil {
-			err = fmt.Errorf("%w: %w", ErrRefused, refusal)
-		}
+func (s *Store) prepare(base *lists.Snapshot, r *request, now time.Time) (lists.Applied, error) {
+	a, err := lists.ApplyOps(base, r.batch, now)
+	if err != nil || len(a.Steps) == 0 {
+		return a, err
+	}
+	if s.options.Check != nil {
+		err = s.options.Check(r.batch, a.Next, a.Changes)
+	}
+	if err == nil && r.allow != nil {
+		err = r.allow(base, a.Next)
+	}
+	if err != nil {
+		err = fmt.Errorf("%w: %w", ErrRefused, err)
 	}
 	return a, err
 }
