@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/portcullis/portcullis/userspace/control"
+	shimfront "github.com/portcullis/portcullis/userspace/shim/front"
 	"github.com/portcullis/portcullis/userspace/shim/sideband"
 )
 
@@ -31,7 +32,7 @@ func (c SidebandConfig) check(bad badKey) error {
 	return checkListen(bad, "listen", c.Listen)
 }
 
-func (c SidebandConfig) open(ctx context.Context, n *node) (*opened, error) {
+func (c SidebandConfig) open(_ context.Context, n *node) (*opened, error) {
 	var gateways []netip.Prefix
 	for _, text := range c.Gateways {
 		p, err := parsePrefix(text)
@@ -40,12 +41,12 @@ func (c SidebandConfig) open(ctx context.Context, n *node) (*opened, error) {
 		}
 		gateways = append(gateways, p)
 	}
-	l, err := listenTCP(ctx, c.Listen)
+	l, err := shimfront.Listen(c.Listen, gateways)
 	if err != nil {
 		return nil, err
 	}
 	s := sideband.New(sideband.Options{
-		Shim: n.shim, Gateways: gateways, Valid: n.tokens.Valid, Logger: n.log,
+		Shim: n.shim, Valid: n.tokens.Valid, Logger: n.log,
 		Authenticate: func() bool { return n.Snapshot().Settings().SidebandAuthentication },
 	})
 	return &opened{

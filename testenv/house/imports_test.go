@@ -25,7 +25,7 @@ var rooms = map[string][]string{
 	"userspace/shim/front":    {"userspace/apis", "userspace/shim"},
 	"userspace/shim/check":    {"userspace/apis", "userspace/shim", "userspace/shim/front"},
 	"userspace/shim/spoe":     {"userspace/apis", "userspace/shim", "userspace/shim/front"},
-	"userspace/shim/sideband": {"lists", "userspace/shim"},
+	"userspace/shim/sideband": {"lists", "userspace/shim", "userspace/shim/front"},
 	"userspace/detect":        {"lists", "userspace/apis"},
 
 	"userspace/control/controltest": {"lists", "userspace/control"}, // a node in memory: only tests import it

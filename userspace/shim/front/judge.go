@@ -41,7 +41,14 @@ func NewJudge(decide func(*http.Request) shim.Decision, log *slog.Logger) *Judge
 
 // Judge decides about a request. If the decision panics, the request is undecided: a gateway's answer for one request
 // must not depend on another.
-func (j *Judge) Judge(r *http.Request) (reply Reply) {
+func (j *Judge) Judge(r *http.Request) Reply {
+	_, reply := j.Decide(r)
+	return reply
+}
+
+// Decide is [Judge.Judge] for who needs the decision as well, to tell the shim what the backend answered; it is the zero
+// value unless the request passes.
+func (j *Judge) Decide(r *http.Request) (passed shim.Decision, reply Reply) {
 	decided := false
 	defer func() {
 		if decided {
@@ -55,13 +62,13 @@ func (j *Judge) Judge(r *http.Request) (reply Reply) {
 	switch d.Verdict {
 	case shim.Pass:
 		j.passed.Add(1)
-		return Reply{Pass: true}
+		return d, Reply{Pass: true}
 	case shim.Block:
 		j.blocked.Add(1)
 	default:
 		j.refused.Add(1)
 	}
-	return Reply{Reason: d.Reason.String(), Answer: d.Answer}
+	return shim.Decision{}, Reply{Reason: d.Reason.String(), Answer: d.Answer}
 }
 
 // Malformed answers for a request that is none.

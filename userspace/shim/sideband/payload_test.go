@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"net/url"
 	"strings"
 	"testing"
 
@@ -37,7 +38,7 @@ func TestTolerance(t *testing.T) {
 			"user_info":[{"username":"abc"}],"headers":[{"host":"shop.com"},{"x-a":"1"},{"x-a":"2"},{"cookie":"a=b"}]}`, nil},
 		{"no port, whole url", `{"source_ip":"192.0.2.1","method":"GET","url":"https://shop.com/api3?x=y",
 			"user_info":[{"username":"abc"}],"headers":[{"x-a":"1"},{"x-a":"2"},{"cookie":"a=b"}]}`, func(r *http.Request) {
-			r.RemoteAddr, r.URL.Scheme, r.URL.Host, r.RequestURI = "192.0.2.1:0", "https", "shop.com", "https://shop.com/api3?x=y"
+			r.RemoteAddr, r.URL.Scheme = "192.0.2.1:0", "https"
 		}},
 	}
 	for _, test := range tests {
@@ -46,13 +47,13 @@ func TestTolerance(t *testing.T) {
 			t.Errorf("%s: %v", test.name, err)
 			continue
 		}
-		got, err := p.rebuild(context.Background(), true)
-		if err != nil {
-			t.Errorf("%s: %v", test.name, err)
+		got, ok, err := p.rebuild(context.Background(), true)
+		if err != nil || !ok {
+			t.Errorf("%s: %v, %v", test.name, ok, err)
 			continue
 		}
 		want := &http.Request{Method: "GET", RequestURI: "/api3?x=y", Host: "shop.com", RemoteAddr: "192.0.2.1:12345", Header: header,
-			Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, URL: readURL("/api3?x=y")}
+			Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, URL: &url.URL{Scheme: "http", Path: "/api3", RawQuery: "x=y"}}
 		if test.change != nil {
 			test.change(want)
 		}
@@ -64,7 +65,7 @@ func TestTolerance(t *testing.T) {
 				t.Errorf("%s: %s (-want +got):\n%s", test.name, what, diff)
 			}
 		}
-		if claims := shim.ClaimsOf(got.Context()); claims != (shim.Claims{Username: "abc", Verified: true, SchemeUnknown: got.URL.Scheme == ""}) {
+		if claims := shim.ClaimsOf(got.Context()); claims != (shim.Claims{Username: "abc", Verified: true, SchemeUnknown: got.URL.Scheme == "http", Relayed: true}) {
 			t.Errorf("%s: claims %+v", test.name, claims)
 		}
 	}
@@ -79,7 +80,7 @@ func TestRefusedPayloads(t *testing.T) {
 	} {
 		p, err := readPayload([]byte(text))
 		if err == nil {
-			_, err = p.rebuild(context.Background(), false)
+			_, _, err = p.rebuild(context.Background(), false)
 		}
 		if !errors.Is(err, ErrPayload) {
 			t.Errorf("%.60s: error %v, want ErrPayload", text, err)
@@ -89,15 +90,15 @@ func TestRefusedPayloads(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := p.rebuild(context.Background(), false); !errors.Is(err, errMalformed) {
-		t.Errorf("two hosts: %v, want errMalformed", err)
+	if _, ok, err := p.rebuild(context.Background(), false); ok || err != nil {
+		t.Errorf("two hosts: %v, %v, want malformed", ok, err)
 	}
 }
 
 func TestAddresses(t *testing.T) {
 	for in, want := range map[string]string{
 		"192.0.2.1": "192.0.2.1:0", "[2001:db8::1]": "[2001:db8::1]:0", "2001:db8::1": "[2001:db8::1]:0", "[2001:db8::1]:80": "[2001:db8::1]:80",
-		" 192.0.2.1 ": "192.0.2.1:0", "": "", "shop.com": "", "192.0.2.1, 192.0.2.2": "",
+		" 192.0.2.1 ": "192.0.2.1:0", "": "unknown", "shop.com": "unknown", "192.0.2.1, 192.0.2.2": "unknown",
 	} {
 		if got := (&payload{SourceIP: in}).remoteAddr(); got != want {
 			t.Errorf("%q: %q, want %q", in, got, want)
@@ -115,9 +116,9 @@ func TestEncodings(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		r, err := p.rebuild(context.Background(), false)
-		if err != nil {
-			t.Fatal(err)
+		r, ok, err := p.rebuild(context.Background(), false)
+		if err != nil || !ok {
+			t.Fatal(ok, err)
 		}
 		found := false
 		for _, v := range r.Header["X"] {
@@ -140,8 +141,8 @@ func FuzzPayload(f *testing.F) {
 			}
 			return
 		}
-		r, err := p.rebuild(context.Background(), true)
-		if err == nil && (r.URL == nil || r.Header == nil || r.Proto == "") {
+		r, ok, err := p.rebuild(context.Background(), true)
+		if err == nil && ok && (r.URL == nil || r.Header == nil || r.Proto == "") {
 			t.Fatalf("incomplete request %+v", r)
 		}
 		_, _ = p.status()

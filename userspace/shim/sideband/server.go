@@ -8,26 +8,20 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"net/netip"
-	"slices"
 	"sync/atomic"
 	"time"
 
 	"github.com/portcullis/portcullis/lists"
 	"github.com/portcullis/portcullis/userspace/shim"
+	"github.com/portcullis/portcullis/userspace/shim/front"
 )
 
 // MaxBody bounds the JSON of one request, in bytes.
 const MaxBody = 1 << 20
 
-// errMalformed: the client's request, not the gateway's JSON, is wrong.
-var errMalformed = errors.New("malformed request")
-
 // Options of [New]. Shim is needed.
 type Options struct {
 	Shim *shim.Shim
-	// Gateways may ask; none: only those on this host. What a gateway says of its clients is believed.
-	Gateways []netip.Prefix
 	// Authenticate says whether ASE-Token must be one of the tokens, now. nil: it need not.
 	Authenticate func() bool
 	// Valid says whether a token is one. nil: none is.
@@ -35,18 +29,13 @@ type Options struct {
 	Logger *slog.Logger // nil: says nothing
 }
 
-// Server answers gateways. Safe for concurrent use.
+// Server answers gateways: who may ask is the listener's to say ([front.Listen]), for what a gateway says of its clients
+// is believed. Safe for concurrent use.
 type Server struct {
-	options Options
-	open    *correlation
-	counts  struct{ asked, undecided, rejected atomic.Uint64 }
-}
-
-// Counts are totals since the start.
-type Counts struct {
-	Asked     uint64 // requests judged
-	Undecided uint64 // requests that could not be: bad JSON, too long
-	Rejected  uint64 // callers that may not ask: no gateway, or without a token
+	options  Options
+	judge    *front.Judge
+	open     *correlation
+	rejected atomic.Uint64
 }
 
 // New returns a server that listens nowhere yet.
@@ -54,13 +43,14 @@ func New(o Options) *Server {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Server{options: o, open: newCorrelation(MaxOpen)}
+	return &Server{options: o, judge: front.NewJudge(o.Shim.Decide, o.Logger), open: newCorrelation(MaxOpen)}
 }
 
-// Counts returns what was asked so far.
-func (s *Server) Counts() Counts {
-	return Counts{Asked: s.counts.asked.Load(), Undecided: s.counts.undecided.Load(), Rejected: s.counts.rejected.Load()}
-}
+// Counts returns what was asked so far; undecided is what could not be read.
+func (s *Server) Counts() front.Counts { return s.judge.Counts() }
+
+// Rejected counts calls without a valid token where one was needed.
+func (s *Server) Rejected() uint64 { return s.rejected.Load() }
 
 // Serve answers on l until ctx ends; then it takes no new calls and waits up to five seconds for those it began. It closes
 // l. Connections that say nothing end after a minute.
@@ -103,98 +93,73 @@ type call struct {
 }
 
 // asked lets gateways through with what they sent.
-func (s *Server) asked(answer func(call) (status int, body string)) http.HandlerFunc {
+func (s *Server) asked(answer func(call) (status int, body string, err error)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		token := r.Header.Get("ASE-Token")
 		verified := token != "" && s.options.Valid != nil && s.options.Valid(token)
-		switch {
-		case !s.isGateway(r.RemoteAddr):
-			s.counts.rejected.Add(1)
-			s.options.Logger.Warn("sideband: not a gateway of ours", "peer", r.RemoteAddr)
-			say(w, http.StatusUnauthorized, "Error: Unauthorized")
-			return
-		case !verified && s.options.Authenticate != nil && s.options.Authenticate():
-			s.counts.rejected.Add(1)
+		if !verified && s.options.Authenticate != nil && s.options.Authenticate() {
+			s.rejected.Add(1)
 			s.options.Logger.Warn("sideband: a gateway without a valid ASE-Token", "peer", r.RemoteAddr)
 			say(w, http.StatusUnauthorized, "Error: Unauthorized")
 			return
 		}
 		body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, MaxBody))
-		if err != nil {
-			s.counts.undecided.Add(1)
-			status := http.StatusBadRequest
-			if tooLong := new(http.MaxBytesError); errors.As(err, &tooLong) {
-				status = http.StatusRequestEntityTooLarge
-			}
-			say(w, status, "Error: Malformed Request")
+		if tooLong := new(http.MaxBytesError); errors.As(err, &tooLong) {
+			s.judge.Undecided()
+			say(w, http.StatusRequestEntityTooLarge, malformed)
 			return
 		}
-		p, err := readPayload(body)
-		if err != nil {
-			s.undecided(w, r, err)
-			return
+		status, text := http.StatusBadRequest, malformed
+		var p *payload
+		if err == nil {
+			p, err = readPayload(body)
 		}
-		status, text := answer(call{ctx: r.Context(), payload: p, correlation: r.Header.Get("X-CorrelationID"), verified: verified})
-		if status == http.StatusBadRequest {
-			s.counts.undecided.Add(1)
+		if err == nil {
+			status, text, err = answer(call{ctx: r.Context(), payload: p, correlation: r.Header.Get("X-CorrelationID"), verified: verified})
+		}
+		if err != nil {
+			s.judge.Undecided()
+			s.options.Logger.Warn("sideband: cannot read what a gateway sent", "peer", r.RemoteAddr, "error", lists.Quote(err.Error()))
 		}
 		say(w, status, text)
 	}
 }
 
-func (s *Server) undecided(w http.ResponseWriter, r *http.Request, err error) {
-	s.counts.undecided.Add(1)
-	s.options.Logger.Warn("sideband: cannot read what a gateway sent", "peer", r.RemoteAddr, "error", lists.Quote(err.Error()))
-	say(w, http.StatusBadRequest, "Error: Malformed Request")
-}
+const malformed = "Error: Malformed Request"
 
-// request answers whether the gateway may forward it.
-func (s *Server) request(c call) (status int, body string) {
-	r, err := c.payload.rebuild(c.ctx, c.verified)
-	switch {
-	case errors.Is(err, errMalformed):
-		s.counts.asked.Add(1)
-		return http.StatusForbidden, "Error: Malformed Request"
-	case err != nil:
-		return http.StatusBadRequest, "Error: Malformed Request"
+// request answers whether the gateway may forward it. Gateways know one status that forbids; any other but that of an
+// unknown API would have them forward, so that 403 stands for all that must not reach the backend.
+func (s *Server) request(c call) (status int, body string, err error) {
+	r, ok, err := c.payload.rebuild(c.ctx, c.verified)
+	if err != nil {
+		return http.StatusBadRequest, malformed, err
 	}
-	s.counts.asked.Add(1)
-	d := s.options.Shim.Decide(r)
+	if !ok {
+		return http.StatusForbidden, s.judge.Malformed().Answer.Body, nil
+	}
+	d, reply := s.judge.Decide(r)
 	switch {
-	case d.Verdict == shim.Pass:
+	case reply.Pass:
 		s.open.add(c.correlation, d, time.Now())
-		return http.StatusOK, ""
-	case d.Reason == shim.UnknownAPI || d.Reason == shim.UnknownHost:
-		return d.Answer.Status, d.Answer.Body
-	case d.Reason == shim.Detected:
-		return http.StatusForbidden, "Error: Forbidden"
+		return http.StatusOK, "", nil
+	case reply.Reason == shim.UnknownAPI.String(), reply.Reason == shim.UnknownHost.String():
+		return reply.Answer.Status, reply.Answer.Body, nil
+	case reply.Reason == shim.Detected.String():
+		return http.StatusForbidden, "Error: Forbidden", nil
 	}
-	// Gateways know one status that forbids. Another would have them forward.
-	return http.StatusForbidden, d.Answer.Body
+	return http.StatusForbidden, reply.Answer.Body, nil
 }
 
 // response takes note of what the backend said to a request that was let through.
-func (s *Server) response(c call) (status int, body string) {
+func (s *Server) response(c call) (status int, body string, err error) {
 	code, err := c.payload.status()
 	if err != nil {
-		return http.StatusBadRequest, "Error: Malformed Request"
+		return http.StatusBadRequest, malformed, err
 	}
 	if d, ok := s.open.take(c.correlation, time.Now()); ok {
 		s.options.Shim.Answered(d, code)
 	}
-	return http.StatusOK, ""
-}
-
-func (s *Server) isGateway(peer string) bool {
-	from, err := netip.ParseAddrPort(peer)
-	if err != nil {
-		return true // a unix socket: its file's mode says who may
-	}
-	a := from.Addr().Unmap().WithZone("")
-	if len(s.options.Gateways) == 0 {
-		return a.IsLoopback()
-	}
-	return slices.ContainsFunc(s.options.Gateways, func(p netip.Prefix) bool { return p.Contains(a) })
+	return http.StatusOK, "", nil
 }
 
 func say(w http.ResponseWriter, status int, body string) {

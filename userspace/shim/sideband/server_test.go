@@ -15,6 +15,7 @@ import (
 	"github.com/portcullis/portcullis/lists"
 	"github.com/portcullis/portcullis/userspace/apis"
 	"github.com/portcullis/portcullis/userspace/shim"
+	"github.com/portcullis/portcullis/userspace/shim/front"
 )
 
 // newShim knows one API and a list.
@@ -32,12 +33,7 @@ func newShim(blacklisted ...lists.ID) *shim.Shim {
 
 func post(h http.Handler, path, body string, header ...string) (int, string) {
 	r := httptest.NewRequest("POST", path, strings.NewReader(body))
-	r.RemoteAddr = "127.0.0.1:999"
 	for i := 0; i < len(header); i += 2 {
-		if header[i] == "peer" {
-			r.RemoteAddr = header[i+1]
-			continue
-		}
 		r.Header.Set(header[i], header[i+1])
 	}
 	w := httptest.NewRecorder()
@@ -55,35 +51,34 @@ func clean(url string, headers ...string) string {
 
 func TestAnswers(t *testing.T) {
 	token := lists.ID{Kind: lists.KindToken, Value: "bad"}
-	s := New(Options{Shim: newShim(token), Gateways: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("2001:db8::/64")}})
+	s := New(Options{Shim: newShim(token)})
 	tests := []struct {
 		name, path, body string
 		header           []string
 		status           int
 		text             string
-		counts           Counts
+		counts           front.Counts
 	}{
-		{"clean", "/ase/request", clean("/shop"), nil, 200, "", Counts{Asked: 1}},
-		{"blocked", "/ase/request", clean("/shop", "authorization", "Bearer bad"), nil, 403, "Error: Unauthorized", Counts{Asked: 1}},
-		{"blocked, of several", "/ase/request", clean("/shop", "authorization", "Bearer a,Bearer bad"), nil, 403, "Error: Unauthorized", Counts{Asked: 1}},
-		{"unknown API", "/ase/request", clean("/other"), nil, 503, "Error: Unknown API", Counts{Asked: 1}},
-		{"unknown host", "/ase/request", strings.Replace(clean("/shop"), "shop.com", "a.com", 1), nil, 503, "Error: Unknown Hostname", Counts{Asked: 1}},
-		{"two hosts", "/ase/request", clean("/shop", "Host", "a.com"), nil, 403, "Error: Malformed Request", Counts{Asked: 1}},
-		{"no JSON", "/ase/request", "x", nil, 400, "Error: Malformed Request", Counts{Undecided: 1}},
-		{"no method", "/ase/request", `{"url":"/"}`, nil, 400, "Error: Malformed Request", Counts{Undecided: 1}},
-		{"too long", "/ase/request", strings.Repeat(" ", MaxBody+1), nil, 413, "Error: Malformed Request", Counts{Undecided: 1}},
-		{"not a gateway", "/ase/request", clean("/shop"), []string{"peer", "192.0.2.9:1"}, 401, "Error: Unauthorized", Counts{Rejected: 1}},
-		{"a gateway", "/ase/request", clean("/shop"), []string{"peer", "[2001:db8::5]:1"}, 200, "", Counts{Asked: 1}},
-		{"a response", "/ase/response", `{"response_code":"200","headers":[]}`, nil, 200, "", Counts{}},
-		{"a response, wrapped", "/ase/response", `{"ASEPayload":{"response_code":404}}`, nil, 200, "", Counts{}},
-		{"a response without status", "/ase/response", `{}`, nil, 400, "Error: Malformed Request", Counts{Undecided: 1}},
-		{"another path", "/ase/nothing", "", nil, 404, "404 page not found\n", Counts{}},
+		{"clean", "/ase/request", clean("/shop"), nil, 200, "", front.Counts{Passed: 1}},
+		{"blocked", "/ase/request", clean("/shop", "authorization", "Bearer bad"), nil, 403, "Error: Unauthorized", front.Counts{Blocked: 1}},
+		{"blocked, of several", "/ase/request", clean("/shop", "authorization", "Bearer a,Bearer bad"), nil, 403, "Error: Unauthorized", front.Counts{Blocked: 1}},
+		{"unknown API", "/ase/request", clean("/other"), nil, 503, "Error: Unknown API", front.Counts{Refused: 1}},
+		{"unknown host", "/ase/request", strings.Replace(clean("/shop"), "shop.com", "a.com", 1), nil, 503, "Error: Unknown Hostname", front.Counts{Refused: 1}},
+		{"two hosts", "/ase/request", clean("/shop", "Host", "a.com"), nil, 403, "Error: Malformed Request", front.Counts{Refused: 1}},
+		{"no JSON", "/ase/request", "x", nil, 400, "Error: Malformed Request", front.Counts{Undecided: 1}},
+		{"no method", "/ase/request", `{"url":"/"}`, nil, 400, "Error: Malformed Request", front.Counts{Undecided: 1}},
+		{"too long", "/ase/request", strings.Repeat(" ", MaxBody+1), nil, 413, "Error: Malformed Request", front.Counts{Undecided: 1}},
+		{"a response", "/ase/response", `{"response_code":"200","headers":[]}`, nil, 200, "", front.Counts{}},
+		{"a response, wrapped", "/ase/response", `{"ASEPayload":{"response_code":404}}`, nil, 200, "", front.Counts{}},
+		{"a response without status", "/ase/response", `{}`, nil, 400, "Error: Malformed Request", front.Counts{Undecided: 1}},
+		{"another path", "/ase/nothing", "", nil, 404, "404 page not found\n", front.Counts{}},
 	}
 	for _, test := range tests {
 		before := s.Counts()
 		status, text := post(s.Handler(), test.path, test.body, test.header...)
 		after := s.Counts()
-		moved := Counts{after.Asked - before.Asked, after.Undecided - before.Undecided, after.Rejected - before.Rejected}
+		moved := front.Counts{Passed: after.Passed - before.Passed, Blocked: after.Blocked - before.Blocked, Refused: after.Refused - before.Refused,
+			Undecided: after.Undecided - before.Undecided}
 		if status != test.status || text != test.text || moved != test.counts {
 			t.Errorf("%s: %d %q, counts %+v; want %d %q, %+v", test.name, status, text, moved, test.status, test.text, test.counts)
 		}
