@@ -49,6 +49,7 @@ type Config struct {
 	ExtAuthz      ExtAuthzConfig   `toml:"ext_authz"`
 	SPOE          SPOEConfig       `toml:"spoe"`
 	Sideband      SidebandConfig   `toml:"sideband"`
+	Detect        DetectConfig     `toml:"detect"`
 	Management    ManagementConfig `toml:"management"`
 
 	// Metrics is the host and port on which Prometheus may read; "": none.

@@ -98,6 +98,9 @@ func (c Config) checkL7(bad badKey) error {
 			return err
 		}
 	}
+	if err := c.Detect.check(func(key, format string, args ...any) error { return bad("detect."+key, format, args...) }); err != nil {
+		return err
+	}
 	switch c.IPEnforcement {
 	case "":
 	case enforceKernel, enforceBoth, enforceL7:
@@ -116,9 +119,10 @@ func (c Config) checkL7(bad badKey) error {
 
 // l7 is what a node has for HTTP requests; nil if no front is wanted.
 type l7 struct {
-	shim   *shim.Shim
-	feed   *feed
-	fronts []runningFront
+	shim      *shim.Shim
+	detection *detection
+	feed      *feed
+	fronts    []runningFront
 
 	tokens   *sideband.Tokens // never nil once the node runs
 	noTokens string           // why none is valid
@@ -135,9 +139,13 @@ func (n *node) startL7(ctx context.Context) error {
 	if len(wanted) == 0 {
 		return nil
 	}
+	var err error
+	if n.detection, err = newDetection(n); err != nil {
+		return err
+	}
 	n.shim = shim.New(shim.Options{
 		IPEnforcement: n.config.ipEnforcement(), WhitelistScope: n.config.WhitelistScope,
-		TrustedProxies: n.trustedProxies(), Logger: n.log, Now: n.store.Clock().Now,
+		TrustedProxies: n.trustedProxies(), Detect: n.detection.look, Logger: n.log, Now: n.store.Clock().Now,
 	})
 	n.shim.UseAPIs(n.apis())
 	use := n.shim.Use
@@ -177,6 +185,8 @@ func (n *node) runL7(ctx context.Context, g *errgroup.Group) {
 		return
 	}
 	g.Go(func() error { return quiet(ctx, n.feed.run(ctx)) })
+	g.Go(func() error { return quiet(ctx, n.detection.run(ctx)) })
+	g.Go(func() error { return quiet(ctx, n.shim.Run(ctx)) })
 	if n.enforce == nil { // which looks at the host's addresses too
 		g.Go(func() error { n.lookAround(ctx); return nil })
 	}
