@@ -13,7 +13,6 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/portcullis/portcullis/lists"
-	"github.com/portcullis/portcullis/userspace/apis"
 	"github.com/portcullis/portcullis/userspace/control"
 	"github.com/portcullis/portcullis/userspace/shim"
 	"github.com/portcullis/portcullis/userspace/shim/sideband"
@@ -23,7 +22,7 @@ import (
 // front; Config has a field for it and fronts lists it. check says through bad what makes no sense. open listens
 // (listenTCP; an error ends the daemon with that text), makes the front over n.shim, whose lists and APIs are in force
 // by then, and returns how to run it: run serves until ctx ends and then returns nil. Listeners and numbers go into
-// opened for status and Prometheus; n.log, n.config, n.Snapshot().Settings() and n.apis() are there to be used.
+// opened for status and Prometheus; n.log, n.config, n.Snapshot().Settings() and n.definitions are there to be used.
 
 // front is one way in which HTTP requests come to the shim.
 type front interface {
@@ -147,7 +146,7 @@ func (n *node) startL7(ctx context.Context) error {
 		IPEnforcement: n.config.ipEnforcement(), WhitelistScope: n.config.WhitelistScope,
 		TrustedProxies: n.trustedProxies(), Detect: n.detection.look, Logger: n.log, Now: n.store.Clock().Now,
 	})
-	n.shim.UseAPIs(n.apis())
+	n.definitions.follow(n.shim.UseAPIs)
 	use := n.shim.Use
 	if len(n.config.Interfaces) == 0 { // else enforcement follows them
 		use = func(s *lists.Snapshot, changes []lists.Change, whole bool) {
@@ -212,11 +211,6 @@ func (n *node) lookAround(ctx context.Context) {
 			n.findProtected()
 		}
 	}
-}
-
-// apis are the definitions in force.
-func (n *node) apis() *apis.Set {
-	return apis.NewSet(&apis.API{ID: "root", Protocol: "http", Hostname: "*", URL: "/", EnableBlocking: true})
 }
 
 // trustedProxies are those of the configuration, which was checked.

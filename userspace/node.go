@@ -39,6 +39,7 @@ type node struct {
 	maps    *loader.Maps // nil, as enforce: no interfaces, so only requests are judged
 	enforce *enforcement
 	l7
+	definitions *definitions
 
 	protector  *protector
 	protected  atomic.Pointer[[]protection]
@@ -180,6 +181,9 @@ func (n *node) Status() control.Status {
 		bad("store: %s", st.Degraded)
 	} else if st.LastError != "" {
 		s.Warnings = append(s.Warnings, "store: the last write or copy failed: "+st.LastError)
+	}
+	for _, problem := range n.definitions.problems() {
+		bad("%s", problem)
 	}
 	if skew := n.store.Clock().Skew(); skew.Abs() > maxSkew {
 		s.Warnings = append(s.Warnings, fmt.Sprintf("the wall clock was set %s after this boot: times of entries are off by that, durations are right; a reboot mends it", skew.Round(time.Second)))

@@ -50,6 +50,9 @@ func Run(ctx context.Context, c Config, version string, log *slog.Logger, ready 
 	n.opened = n.store.Snapshot().Generation()
 	n.makeRoom()
 	n.openTokens()
+	if n.definitions, err = openDefinitions(c.StateDir, log); err != nil {
+		return err
+	}
 
 	ld, err := n.openKernel()
 	if err != nil {
@@ -59,7 +62,10 @@ func Run(ctx context.Context, c Config, version string, log *slog.Logger, ready 
 		defer ld.Close()
 	}
 
-	server, err := control.New(control.Options{Backend: n, StateDir: c.StateDir, Version: version, Logger: log, Why: n.why, Sideband: keepTokens{n.tokens, n.store.Clock().Now}, Now: n.store.Clock().Now})
+	server, err := control.New(control.Options{
+		Backend: n, StateDir: c.StateDir, Version: version, Logger: log,
+		APIs: n.definitions, Why: n.why, Sideband: keepTokens{n.tokens, n.store.Clock().Now}, Now: n.store.Clock().Now,
+	})
 	if err != nil {
 		return fmt.Errorf("open control: %w", err)
 	}

@@ -36,7 +36,7 @@ type shellRules struct {
 	flagsOf    map[string][]string // flags of a command
 	arity      map[string]int      // values a kind takes
 	byKind     []string            // commands that take a kind
-	secondFile []string            // commands whose second argument is a file
+	files      [2][]string         // commands whose first, whose second argument is a file
 }
 
 func rulesOf(table []*command) shellRules {
@@ -77,8 +77,10 @@ func rulesOf(table []*command) shellRules {
 		case len(c.args) > 0 && c.args[0].words != nil:
 			r.first[c.name] = shown(c.args[0].words)
 		}
-		if len(c.args) > 1 && c.args[1].file {
-			r.secondFile = append(r.secondFile, c.name)
+		for i := range min(len(c.args), len(r.files)) {
+			if c.args[i].file {
+				r.files[i] = append(r.files[i], c.name)
+			}
 		}
 	}
 	return r
@@ -128,6 +130,11 @@ func writeOffers(w io.Writer, r shellRules, files string) {
 	}
 	fmt.Fprintf(w, "            *) offer='%s' ;;\n        esac\n", strings.Join(global, " "))
 	fmt.Fprintf(w, "    elif [[ -z $cmd ]]; then\n        offer='%s'\n", strings.Join(r.commands, " "))
+	for i, takers := range r.files {
+		for _, c := range takers {
+			fmt.Fprintf(w, "    elif [[ $args:$cmd == %d:%s ]]; then\n        %s; return 0\n", i, c, files)
+		}
+	}
 	fmt.Fprint(w, "    elif (( args == 0 )); then\n        case $cmd in\n")
 	for _, c := range r.commands {
 		if words := r.first[c]; words != nil {
@@ -135,9 +142,6 @@ func writeOffers(w io.Writer, r shellRules, files string) {
 		}
 	}
 	fmt.Fprint(w, "        esac\n")
-	for _, c := range r.secondFile {
-		fmt.Fprintf(w, "    elif [[ $args:$cmd == 1:%s ]]; then\n        %s; return 0\n", c, files)
-	}
 	fmt.Fprint(w, "    fi\n")
 }
 
@@ -180,7 +184,7 @@ func writeFish(w io.Writer, table []*command) {
 					p, c.name, strings.Join(without(words, c.name), " "), strings.Join(words, " "))
 			}
 		}
-		for _, c := range r.secondFile {
+		for _, c := range slices.Concat(r.files[:]...) {
 			fmt.Fprintf(w, "complete -c %s -n '__fish_seen_subcommand_from %s' -F\n", p, c)
 		}
 		for _, f := range flags {

@@ -24,6 +24,7 @@ var documented = []struct{ script, title string }{
 	{"seed_views", "Views"},
 	{"entries", "Entries"},
 	{"transfer", "Import and export"},
+	{"apis", "APIs"},
 	{"why", "Why"},
 	{"passes", "Listed and not blocked"},
 	{"lockout", "Lock-out guard"},

@@ -223,6 +223,7 @@ func findCommand(table []*command, name string) *command {
 // The groups, in the order in which help shows them.
 const (
 	groupLists    = "Lists"
+	groupAPIs     = "APIs"
 	groupSwitches = "Switches"
 	groupNode     = "Node"
 	groupSideband = "Sideband"
@@ -230,7 +231,7 @@ const (
 	groupShell    = "Shell"
 )
 
-var groups = []string{groupLists, groupSwitches, groupSideband, groupNode, groupDaemon, groupShell}
+var groups = []string{groupLists, groupAPIs, groupSwitches, groupSideband, groupNode, groupDaemon, groupShell}
 
 // filters are the arguments of view_blacklist.
 var filters = []word{
@@ -260,6 +261,7 @@ var shells = []word{{text: "bash"}, {text: "zsh"}, {text: "fish"}}
 // commands builds the table. The list commands and the switches differ only in their nouns, so they are made.
 func commands() []*command {
 	table := append(listCommands(), transferCommands()...)
+	table = append(table, apiCommands()...)
 	for _, s := range switches {
 		table = append(table, s.command(true), s.command(false))
 	}

@@ -38,6 +38,7 @@ func (s *Server) register() {
 	s.registerImport(login)
 	s.registerWhy(login)
 	s.registerSideband(login)
+	s.registerAPIs(login)
 	huma.Register(s.api, s.streaming("list", "/v1/lists/{list}", "Entries of a list, from one snapshot", login), s.getList)
 	huma.Register(s.api, s.streaming("history", "/v1/history", "Changes, newest first", login), s.getHistory)
 	huma.Register(s.api, huma.Operation{
@@ -53,7 +54,7 @@ func (s *Server) register() {
 		OperationID: "verify_audit", Method: http.MethodGet, Path: "/v1/audit/verify", Security: login, Summary: "Check the audit log's hash chain",
 	}, s.getVerifyAudit)
 	for _, path := range s.api.OpenAPI().Paths {
-		for _, op := range []*huma.Operation{path.Get, path.Put, path.Post} {
+		for _, op := range []*huma.Operation{path.Get, path.Put, path.Post, path.Delete} {
 			if op != nil {
 				delete(op.Responses, "422") // huma's word for invalid; ours is 400
 			}
@@ -137,8 +138,7 @@ func (s *Server) audited(ctx context.Context, r Request, ops []Operation) (reply
 	record := auditRecord{caller: r.Caller, request: newRequestID()}
 	lines := s.audit.operations(record, r.Batch.Ops, ops, s.backend.Snapshot().Settings().Audit)
 	if err := s.audit.write(lines); err != nil {
-		return Reply{}, &Error{Code: CodeFailed, Message: "change refused, for it cannot be audited: " + err.Error(),
-			Hint: "nothing was changed; free space in the state directory and try again"}
+		return Reply{}, unaudited(err)
 	}
 	err = &Error{Code: CodeFailed, Message: "the daemon made a mistake"} // what a panic in the Backend leaves
 	defer func() {
@@ -152,6 +152,11 @@ func (s *Server) audited(ctx context.Context, r Request, ops []Operation) (reply
 	ctx, cancel := unhurried(ctx)
 	defer cancel()
 	return s.backend.Apply(ctx, r)
+}
+
+func unaudited(err error) *Error {
+	return &Error{Code: CodeFailed, Message: "change refused, for it cannot be audited: " + err.Error(),
+		Hint: "nothing was changed; free space in the state directory and try again"}
 }
 
 type listInput struct {

@@ -25,6 +25,7 @@ type Options struct {
 	StateDir string // users.json, audit.log and their companions; made with mode 0700 if missing
 	Version  string
 	Logger   *slog.Logger         // nil: says nothing
+	APIs     Definitions          // nil: there are none
 	Why      func(netip.Addr) Why // what happens to packets of an address; nil: not known. Safe for concurrent use
 	Sideband Sideband             // nil: there are no sideband tokens
 	Now      func() time.Time     // the clock that entries' ends are kept on; nil: time.Now
@@ -37,6 +38,7 @@ type Server struct {
 	log      *slog.Logger
 	now      func() time.Time
 	why      func(netip.Addr) Why
+	apis     Definitions
 	sideband Sideband
 	users    *users
 	audit    *auditLog
@@ -64,7 +66,7 @@ func New(o Options) (*Server, error) {
 	}
 	audit := openAudit(o.StateDir, o.Now, o.Logger)
 	s := &Server{
-		backend: o.Backend, version: o.Version, log: o.Logger, now: o.Now, why: o.Why, sideband: o.Sideband,
+		backend: o.Backend, version: o.Version, log: o.Logger, now: o.Now, why: o.Why, apis: o.APIs, sideband: o.Sideband,
 		users: openUsers(o.StateDir, o.Logger), audit: audit, guard: newGuard(o.Now),
 		big: make(chan struct{}, bigAtOnce),
 	}
