@@ -29,12 +29,13 @@ type metrics struct {
 	capacity uint32
 	index    func() (loader.IndexState, error)
 	apply    *prometheus.HistogramVec
+	also     []prometheus.Collector // set before registry is called
 }
 
 func newMetrics(status func() control.Status, snapshot func() *lists.Snapshot, prefixes func(*lists.Snapshot) (v4, v6 int), capacity uint32,
 	index func() (loader.IndexState, error),
 ) *metrics {
-	return &metrics{status, snapshot, prefixes, capacity, index, prometheus.NewHistogramVec(prometheus.HistogramOpts{
+	return &metrics{status: status, snapshot: snapshot, prefixes: prefixes, capacity: capacity, index: index, apply: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 		Name: "portcullis_apply_duration_seconds", Help: "Time the kernel's maps took to take over a change, or the whole list.",
 		Buckets: []float64{.0001, .001, .01, .1, .5, 1, 2, 5, 10, 30},
 	}, []string{"how"})}
@@ -48,6 +49,7 @@ func (m *metrics) observe(how string, took time.Duration) {
 // registry is one that nobody else writes to.
 func (m *metrics) registry() *prometheus.Registry {
 	r := prometheus.NewRegistry()
+	r.MustRegister(m.also...)
 	r.MustRegister(m, m.apply, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return r
 }

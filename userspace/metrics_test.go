@@ -9,11 +9,14 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"github.com/portcullis/portcullis/lists"
 	"github.com/portcullis/portcullis/loader"
 	"github.com/portcullis/portcullis/userspace/control"
+	"github.com/portcullis/portcullis/userspace/shim"
+	shimfront "github.com/portcullis/portcullis/userspace/shim/front"
 )
 
 func testMetrics(t *testing.T) *metrics {
@@ -38,10 +41,23 @@ func testMetrics(t *testing.T) *metrics {
 		{Name: "eth2", Mode: "generic", Error: "attached in generic mode and stays so"},
 	}}
 	st.Generation.Store, st.Generation.Kernel = 9, 7
-	return newMetrics(func() control.Status { return st }, func() *lists.Snapshot { return snap }, new(node).lenPrefixes, 1000,
+	m := newMetrics(func() control.Status { return st }, func() *lists.Snapshot { return snap }, new(node).lenPrefixes, 1000,
 		func() (loader.IndexState, error) {
 			return loader.IndexState{Checked: 70, Mismatches: 1, Lease: 2 * time.Second}, nil
 		})
+	m.also = []prometheus.Collector{
+		shimNumbers{func() shim.Stats {
+			return shim.Stats{
+				Decisions: map[shim.Reason]map[lists.Kind]uint64{
+					shim.PassUnlisted: {0: 90}, shim.Blacklisted: {lists.KindCookie: 3, lists.KindIP: 2}, shim.UnknownAPI: {0: 5},
+				},
+				Latency: shim.Histogram{Count: 100, Sum: .001, Buckets: map[float64]uint64{1e-6: 60, 1e-5: 99}},
+			}
+		}},
+		frontNumbers{"check", func() shimfront.Counts { return shimfront.Counts{Passed: 90, Blocked: 5, Refused: 5, Undecided: 1} }, func() uint64 { return 7 }},
+		frontNumbers{"spoe", func() shimfront.Counts { return shimfront.Counts{} }, func() uint64 { return 0 }},
+	}
+	return m
 }
 
 func TestMetrics(t *testing.T) {
@@ -59,6 +75,26 @@ func TestMetrics(t *testing.T) {
 # HELP portcullis_bytes_total Bytes of the packets that the program judged.
 # TYPE portcullis_bytes_total counter
 portcullis_bytes_total{family="ipv4",interface="eth0",reason="blacklisted",verdict="drop"} 300
+# HELP portcullis_decision_duration_seconds Time that judging an HTTP request took.
+# TYPE portcullis_decision_duration_seconds histogram
+portcullis_decision_duration_seconds_bucket{le="1e-06"} 60
+portcullis_decision_duration_seconds_bucket{le="1e-05"} 99
+portcullis_decision_duration_seconds_bucket{le="+Inf"} 100
+portcullis_decision_duration_seconds_sum 0.001
+portcullis_decision_duration_seconds_count 100
+# HELP portcullis_decisions_total HTTP requests that were judged, by the kind of the identifier whose entry decided; none: no entry did.
+# TYPE portcullis_decisions_total counter
+portcullis_decisions_total{kind="cookie",reason="blacklisted",verdict="block"} 3
+portcullis_decisions_total{kind="ip",reason="blacklisted",verdict="block"} 2
+portcullis_decisions_total{kind="none",reason="blacklisted",verdict="block"} 0
+portcullis_decisions_total{kind="none",reason="detected",verdict="refuse"} 0
+portcullis_decisions_total{kind="none",reason="malformed",verdict="refuse"} 0
+portcullis_decisions_total{kind="none",reason="not_enforced",verdict="pass"} 0
+portcullis_decisions_total{kind="none",reason="too_large",verdict="refuse"} 0
+portcullis_decisions_total{kind="none",reason="unknown_api",verdict="refuse"} 5
+portcullis_decisions_total{kind="none",reason="unknown_host",verdict="refuse"} 0
+portcullis_decisions_total{kind="none",reason="unlisted",verdict="pass"} 90
+portcullis_decisions_total{kind="none",reason="whitelisted",verdict="pass"} 0
 # HELP portcullis_degraded_states How many things are wrong; status says what.
 # TYPE portcullis_degraded_states gauge
 portcullis_degraded_states 1
@@ -98,7 +134,7 @@ portcullis_map_prefixes{family="ipv6"} 1
 # TYPE portcullis_packets_total counter
 portcullis_packets_total{family="ipv4",interface="eth0",reason="blacklisted",verdict="drop"} 5
 `
-	if err := testutil.GatherAndCompare(r, strings.NewReader(want), "portcullis_bytes_total", "portcullis_degraded_states", "portcullis_entries",
+	if err := testutil.GatherAndCompare(r, strings.NewReader(want), "portcullis_bytes_total", "portcullis_decision_duration_seconds", "portcullis_decisions_total", "portcullis_degraded_states", "portcullis_entries",
 		"portcullis_generations_behind", "portcullis_index_lease_seconds", "portcullis_index_mismatches_total", "portcullis_interface_attached", "portcullis_map_capacity_prefixes", "portcullis_map_prefixes", "portcullis_packets_total"); err != nil {
 		t.Error(err)
 	}

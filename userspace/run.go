@@ -81,6 +81,7 @@ func Run(ctx context.Context, c Config, version string, log *slog.Logger, ready 
 	}
 	defer n.closeL7()
 	numbers := newMetrics(n.Status, n.Snapshot, n.lenPrefixes, n.config.Capacity, n.index)
+	numbers.also = n.l7Numbers()
 	if ld == nil {
 		n.followSettings(n.store.Snapshot())
 	} else if err := n.startKernel(ctx, ld, numbers); err != nil {

@@ -143,7 +143,7 @@ func (s *Server) apiReply(ctx context.Context, action, id string, change func() 
 		return nil, errNoAPIs
 	}
 	var reply wireAPIReply
-	err := s.Audited(callerOf(ctx), action, "api", id, func() (err error) {
+	err := s.recorded(callerOf(ctx), action, [][2]string{{"api", id}}, func() (err error) {
 		reply.API, reply.Notes, err = change()
 		return err
 	})
@@ -152,27 +152,6 @@ func (s *Server) apiReply(ctx context.Context, action, id string, change func() 
 	}
 	reply.Notes, reply.API.Inert = notNil(reply.Notes), notNil(reply.API.Inert)
 	return &output[wireAPIReply]{reply}, nil
-}
-
-// Audited writes to the audit log that a caller makes a change (an action and the one resource that it concerns), then
-// makes it, and writes if it failed. What cannot be audited is not done. With the audit off nothing is written.
-func (s *Server) Audited(caller Caller, action, key, resource string, change func() error) error {
-	if !s.backend.Snapshot().Settings().Audit {
-		return change()
-	}
-	record := auditRecord{caller: caller, request: newRequestID()}
-	line := auditLine{via: caller.Via, action: action, resources: record.begin().add(key, resource).add("outcome", "begun").b.String()}
-	if err := s.audit.write([]auditLine{line}); err != nil {
-		return unaudited(err)
-	}
-	err := change()
-	if err == nil {
-		return nil
-	}
-	if werr := s.audit.write([]auditLine{s.audit.failed(record, action, 1, err)}); werr != nil {
-		s.log.Error("cannot audit that a change failed", "error", werr)
-	}
-	return asError(err)
 }
 
 // APIs lists the API definitions, by ID, without their text.

@@ -109,8 +109,7 @@ func (s *Server) recorded(caller Caller, action string, about [][2]string, do fu
 	on := s.backend.Snapshot().Settings().Audit
 	if on {
 		if err := s.audit.write([]auditLine{{via: caller.Via, action: action, resources: p.add("outcome", "begun").b.String()}}); err != nil {
-			return &Error{Code: CodeFailed, Message: "change refused, for it cannot be audited: " + err.Error(),
-				Hint: "nothing was changed; free space in the state directory and try again"}
+			return unaudited(err)
 		}
 	}
 	err = &Error{Code: CodeFailed, Message: "the daemon made a mistake"} // what a panic leaves
