@@ -23,7 +23,7 @@ type Sample struct {
 	Family    string    // as [Count] has it
 	Reason    string
 	Length    int    // of the packet
-	Packet    []byte // the first 256 bytes of it, or all; valid until the function that was given it returns
+	Packet    []byte // the first 256 bytes of it, or all
 	// Packets is how many were dropped, with this one, since the last sample of the same interface, family, reason and CPU.
 	Packets uint64
 }

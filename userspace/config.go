@@ -25,8 +25,9 @@ var ErrConfig = errors.New("bad configuration")
 // environment, environment over file, file over the defaults of [DefaultConfig].
 type Config struct {
 	Interfaces []string `toml:"interfaces"`
-	Mode       string   `toml:"mode"`   // native, generic, native-then-generic
-	Lookup     string   `toml:"lookup"` // indexed, lpm
+	Mode       string   `toml:"mode"`       // native, generic, native-then-generic
+	Lookup     string   `toml:"lookup"`     // indexed, lpm
+	Accounting string   `toml:"accounting"` // sampled, exact
 	StateDir   string   `toml:"state_dir"`
 	Socket     string   `toml:"socket"`
 	PinDir     string   `toml:"pin_dir"`
@@ -62,12 +63,13 @@ type Config struct {
 // DefaultConfig is a daemon without interfaces on the standard paths.
 func DefaultConfig() Config {
 	return Config{
-		Mode:     string(loader.ModeNativeThenGeneric),
-		Lookup:   string(loader.LookupIndexed),
-		StateDir: "/var/lib/portcullis",
-		Socket:   "/run/portcullis/portcullis.sock",
-		PinDir:   "/sys/fs/bpf/portcullis",
-		Capacity: 16 << 20,
+		Mode:       string(loader.ModeNativeThenGeneric),
+		Lookup:     string(loader.LookupIndexed),
+		Accounting: string(loader.AccountingSampled),
+		StateDir:   "/var/lib/portcullis",
+		Socket:     "/run/portcullis/portcullis.sock",
+		PinDir:     "/sys/fs/bpf/portcullis",
+		Capacity:   16 << 20,
 	}
 }
 
@@ -120,6 +122,9 @@ func (c Config) Check() error {
 	}
 	if lookups := []string{string(loader.LookupIndexed), string(loader.LookupLPM)}; !slices.Contains(lookups, c.Lookup) {
 		return bad("lookup", "%q is not one of %s", c.Lookup, strings.Join(lookups, ", "))
+	}
+	if all := []string{string(loader.AccountingSampled), string(loader.AccountingExact)}; !slices.Contains(all, c.Accounting) {
+		return bad("accounting", "%q is not one of %s", c.Accounting, strings.Join(all, ", "))
 	}
 	for i, name := range c.Interfaces {
 		if name == "" || len(name) > 15 || strings.ContainsAny(name, "/ \t\n\x00") || name == "." || name == ".." {

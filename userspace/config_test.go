@@ -38,6 +38,8 @@ capacity = 1000
 		{name: "syntax", text: "mode = \n", wantErr: "line 1"},
 		{name: "bad mode", text: `mode = "fast"`, wantErr: `mode: "fast" is not one of native, generic, native-then-generic`},
 		{name: "bad lookup", text: `lookup = "fast"`, wantErr: `lookup: "fast" is not one of indexed, lpm`},
+		{name: "exact", text: `accounting = "exact"`, want: func(c *Config) { c.Accounting = "exact" }},
+		{name: "bad accounting", text: `accounting = "all"`, wantErr: `accounting: "all" is not one of sampled, exact`},
 		{name: "bad protected", text: `protected = ["1.2.3"]`, wantErr: `protected: "1.2.3" is not an IP address or CIDR`},
 		{name: "bad proxy", text: `trusted_proxies = ["fe80::1%eth0"]`, wantErr: "trusted_proxies"},
 		{name: "relative", text: `state_dir = "here"`, wantErr: `state_dir: "here" is not an absolute path`},

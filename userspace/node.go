@@ -34,10 +34,11 @@ type node struct {
 	started time.Time
 	log     *slog.Logger
 
-	store   *store.Store
-	opened  uint64       // generation the store was opened at
-	maps    *loader.Maps // nil, as enforce: no interfaces, so only requests are judged
-	enforce *enforcement
+	store    *store.Store
+	opened   uint64       // generation the store was opened at
+	maps     *loader.Maps // nil, as enforce: no interfaces, so only requests are judged
+	enforce  *enforcement
+	watchers *watchers // of drops
 	l7
 	definitions *definitions
 
@@ -218,6 +219,7 @@ func (n *node) statusKernel(s *control.Status, bad func(string, ...any)) {
 		bad("kernel: bypass is on, nothing is blocked; end it with: portcullis bypass off")
 	}
 	s.Memory.Used += n.checkIndex(bad)
+	n.countDrops(s, bad)
 	for _, a := range *n.interfaces.Load() {
 		s.Interfaces = append(s.Interfaces, n.wireInterface(a, bad))
 	}

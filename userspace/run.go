@@ -62,10 +62,14 @@ func Run(ctx context.Context, c Config, version string, log *slog.Logger, ready 
 		defer ld.Close()
 	}
 
-	server, err := control.New(control.Options{
+	options := control.Options{
 		Backend: n, StateDir: c.StateDir, Version: version, Logger: log,
 		APIs: n.definitions, Why: n.why, Sideband: keepTokens{n.tokens, n.store.Clock().Now}, Now: n.store.Clock().Now,
-	})
+	}
+	if ld != nil {
+		n.offerDrops(&options)
+	}
+	server, err := control.New(options)
 	if err != nil {
 		return fmt.Errorf("open control: %w", err)
 	}
@@ -93,6 +97,7 @@ func Run(ctx context.Context, c Config, version string, log *slog.Logger, ready 
 	if ld != nil {
 		g.Go(func() error { return quiet(ctx, n.enforce.run(ctx)) })
 		g.Go(func() error { return quiet(ctx, n.keepAttached(ctx, ld)) })
+		g.Go(func() error { return quiet(ctx, n.watchers.run(ctx)) })
 	}
 	n.runL7(ctx, g)
 	g.Go(func() error { return quiet(ctx, server.Serve(ctx, socket)) })
@@ -119,7 +124,7 @@ func (n *node) openKernel() (*loader.Loader, error) {
 	}
 	ld, err := loader.Open(loader.Options{
 		PinDir: c.PinDir, Mode: loader.Mode(c.Mode), Lookup: loader.Lookup(c.Lookup), Capacity: c.Capacity, Logger: n.log,
-		Boot: n.store.Clock().Boot,
+		Boot: n.store.Clock().Boot, Accounting: loader.Accounting(c.Accounting),
 	})
 	if err != nil {
 		return nil, fmt.Errorf("open kernel side: %w", err)

@@ -1,10 +1,8 @@
 package userspace
 
 import (
-	"cmp"
 	"fmt"
 	"net/netip"
-	"slices"
 	"time"
 
 	"github.com/portcullis/portcullis/lists"
@@ -106,20 +104,31 @@ func (n *node) whyKernel(w *control.Why, a netip.Addr, want compile.Cell, attach
 
 // wantedCell is what the maps should hold for an address that these entries cover.
 func wantedCell(white, black []lists.Entry) (c compile.Cell) {
-	end := func(e lists.Entry) int64 {
-		if e.Expires.IsZero() {
-			return compile.Never
-		}
-		return e.Expires.Unix()
-	}
 	for _, e := range white {
-		c.PassUntil = max(c.PassUntil, end(e))
+		c.PassUntil = max(c.PassUntil, endOf(e))
 	}
-	slices.SortStableFunc(black, func(x, y lists.Entry) int { return cmp.Compare(end(y), end(x)) })
-	if len(black) > 0 {
-		c.DropUntil, c.Source = end(black[0]), black[0].Source
+	if e, ok := lastToEnd(black); ok {
+		c.DropUntil, c.Source = endOf(e), e.Source
 	}
 	return c
+}
+
+func endOf(e lists.Entry) int64 {
+	if e.Expires.IsZero() {
+		return compile.Never
+	}
+	return e.Expires.Unix()
+}
+
+// lastToEnd is the entry that a drop is due to, of those of the blacklist that cover an address, the most specific first: of
+// those that end at the same time, the first.
+func lastToEnd(black []lists.Entry) (last lists.Entry, ok bool) {
+	for _, e := range black {
+		if !ok || endOf(e) > endOf(last) {
+			last, ok = e, true
+		}
+	}
+	return last, ok
 }
 
 // slack is how far deadlines may be apart: each is rounded to the second where it is turned into the other clock.

@@ -26,6 +26,7 @@ var documented = []struct{ script, title string }{
 	{"transfer", "Import and export"},
 	{"apis", "APIs"},
 	{"why", "Why"},
+	{"watch", "Watch"},
 	{"passes", "Listed and not blocked"},
 	{"lockout", "Lock-out guard"},
 	{"switches", "Switches"},

@@ -67,7 +67,7 @@ func TestScripts(t *testing.T) {
 			return os.Chmod(e.WorkDir, 0o755)
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"daemon": b.start, "restart": b.restart, "stop": b.stop, "entries": b.entries, "session": session,
+			"daemon": b.start, "restart": b.restart, "end": b.end, "entries": b.entries, "session": session, "pcapng": checkCapture,
 		},
 		RequireExplicitExec: true,
 		Deadline:            time.Now().Add(scriptsWithin),
@@ -107,6 +107,7 @@ func (b *bench) start(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Setenv("PORTCULLIS_PIN_DIR", d.PinDir)
 	ts.Setenv("STATE", d.StateDir)
 	ts.Setenv("NETNS", inside.Path)
+	ts.Setenv("OUTSIDE", outside.Path)
 }
 
 func (b *bench) daemon(ts *testscript.TestScript) *testenv.Daemon {
@@ -123,7 +124,8 @@ func (b *bench) restart(ts *testscript.TestScript, _ bool, _ []string) {
 	ts.Check(b.daemon(ts).Start())
 }
 
-func (b *bench) stop(ts *testscript.TestScript, _ bool, _ []string) { ts.Check(b.daemon(ts).Stop()) }
+// end is the command "end": ends the daemon. (testscript has a command "stop", which ends the script.)
+func (b *bench) end(ts *testscript.TestScript, _ bool, _ []string) { ts.Check(b.daemon(ts).Stop()) }
 
 // entries is the command "entries FILE": puts lines of LIST SOURCE KIND [NAME] VALUE on the lists, as root.
 func (b *bench) entries(ts *testscript.TestScript, _ bool, args []string) {

@@ -110,7 +110,7 @@ var flags = []flagDef{
 	{name: "dry-run", takes: takesNothing, help: "say what would change, and change nothing"},
 	{name: "skip-invalid", takes: takesNothing, help: "leave out lines that are invalid; without it one of them stops the import"},
 	{name: "limit", takes: takesValue, value: "N", help: "show at most N events, the newest; 0 shows all (default 100)"},
-	{name: "interface", takes: takesValue, value: "IF[,IF...]", many: true, help: "guard these network interfaces"},
+	{name: "interface", takes: takesValue, value: "IF[,IF...]", many: true, help: "these network interfaces: to be guarded, or of which to show packets"},
 	{name: "mode", takes: takesValue, value: "MODE", help: "how to attach: native, generic or native-then-generic",
 		words: []word{{text: "native"}, {text: "generic"}, {text: "native-then-generic"}}},
 	{name: "state-dir", takes: takesValue, value: "DIR", file: true, env: "PORTCULLIS_STATE_DIR", help: "where the lists are kept"},
@@ -118,7 +118,15 @@ var flags = []flagDef{
 		help: "where program, links and maps are pinned"},
 	{name: "metrics", takes: takesValue, value: "HOST:PORT", help: "show metrics to Prometheus there (default: nowhere)"},
 	{name: "interval", takes: takesValue, value: "DURATION", help: "measure for so long before each table (default 1s)"},
-	{name: "count", short: "n", takes: takesValue, value: "N", help: "end after N tables; 0: never (default: 0 at a terminal, else 1)"},
+	{name: "count", short: "n", takes: takesValue, value: "N", help: "end after N tables or lines; 0: never (default: 0, but 1 for tables that are not on a terminal)"},
+	{name: "from", takes: takesValue, value: "ADDRESS", help: "only packets from this address or CIDR"},
+	{name: "to", takes: takesValue, value: "ADDRESS", help: "only packets to this address or CIDR"},
+	{name: "protocol", takes: takesValue, value: "NAME", many: true, help: "only packets of this protocol: tcp, udp, icmp, icmpv6, sctp, esp, gre, or a number"},
+	{name: "port", takes: takesValue, value: "N", help: "only packets to this port"},
+	{name: "source", takes: takesValue, value: "SOURCE", many: true, help: "only packets that entries of this source drop: " + wordList(filters[1:]),
+		words: filters[1:]},
+	{name: "drop", takes: takesValue, value: "REASON", many: true, help: "only packets dropped for this reason: " + wordList(dropReasons), words: dropReasons},
+	{name: "write", short: "w", takes: takesValue, value: "FILE", file: true, help: "write the packets to FILE (-: standard output) as pcapng, and print nothing"},
 	{name: "config", takes: takesValue, value: "FILE", file: true, help: "read a TOML file; flags and environment win over it"},
 	{name: "log-level", takes: takesValue, value: "LEVEL", help: "debug, info, warn or error", words: logLevels[:4]},
 	{name: "help", short: "h", takes: takesNothing, help: "show help of the command"},
@@ -132,6 +140,7 @@ var (
 	addFlags    = append([]string{"for", "until", "reason", "comment"}, changeFlags...)
 	serveFlags  = []string{"interface", "mode", "state-dir", "socket", "pin-dir", "config", "log-level", "metrics"}
 	rescueFlags = []string{"pin-dir", "socket"}
+	watchFlags  = append([]string{"interface", "from", "to", "protocol", "port", "source", "drop", "count", "write"}, viewFlags...)
 	importFlags = append([]string{"format", "dry-run", "skip-invalid", "output"}, addFlags...)
 )
 
@@ -244,6 +253,14 @@ var filters = []word{
 	{text: "invalid_method", help: "method violations"},
 	{text: "invalid_content_type", help: "content-type violations"},
 	{text: "missing_token", help: "requests without a mandatory token"},
+}
+
+// dropReasons are those of status that packets are dropped for.
+var dropReasons = []word{
+	{text: "drop_blacklisted", help: "an entry of the blacklist covers the source"},
+	{text: "drop_short", help: "the packet ends inside its headers"},
+	{text: "drop_vlan_depth", help: "too many VLAN tags"},
+	{text: "drop_version", help: "the IP version contradicts the ethertype"},
 }
 
 // logLevels are the arguments of log_level.
@@ -376,6 +393,14 @@ func nodeCommands() []*command {
 			short: "Show packets and bits a second by interface, reason and family; needs no login",
 			long: []string{"At a terminal the table is drawn anew until Ctrl-C; elsewhere it is printed once. Reasons are those of status: drop_... and pass_...; " +
 				"those that no packet has taken since the interface was first attached are left out."}},
+		{name: "watch", group: groupNode, flags: watchFlags, run: runWatch,
+			short: "Show single packets that are dropped, as it happens",
+			long: []string{"One line each: time, interface, protocol, source and destination with ports, the blacklist entry the packet is dropped for and the " +
+				"entry's source; for a packet that is dropped for another reason, the reason stands in the entry's place. It goes on until Ctrl-C.",
+				"Of many packets only some are shown: a thousand a second for each interface, reason and CPU, after a burst of 64. N packets at the end of a " +
+					"line: so many were dropped there since the line before, this one included. Nothing is recorded while nobody watches. Several may watch at " +
+					"once; who is too slow is told how many lines are missing.",
+				"With -w: the first 256 bytes of each packet, for Wireshark; its comment says why the packet was dropped. With -o json: an object a line."}},
 		{name: "log_level", group: groupNode, flags: viewFlags, run: runLogLevel,
 			args:  []arg{{name: "LEVEL", optional: true, words: logLevels, help: "the new level"}},
 			short: "Show or change the daemon's log level",

@@ -39,6 +39,7 @@ func (s *Server) register() {
 	s.registerWhy(login)
 	s.registerSideband(login)
 	s.registerAPIs(login)
+	s.registerWatch(login)
 	huma.Register(s.api, s.streaming("list", "/v1/lists/{list}", "Entries of a list, from one snapshot", login), s.getList)
 	huma.Register(s.api, s.streaming("history", "/v1/history", "Changes, newest first", login), s.getHistory)
 	huma.Register(s.api, huma.Operation{
@@ -81,6 +82,7 @@ func (s *Server) getStatus(context.Context, *struct{}) (*output[Status], error) 
 	st.Interfaces = notNil(st.Interfaces)
 	st.Fronts = notNil(st.Fronts)
 	st.Protected = notNil(st.Protected)
+	st.Sources = notNil(st.Sources)
 	if st.Entries == nil {
 		st.Entries = map[string]int{}
 	}

@@ -28,7 +28,10 @@ type Options struct {
 	APIs     Definitions          // nil: there are none
 	Why      func(netip.Addr) Why // what happens to packets of an address; nil: not known. Safe for concurrent use
 	Sideband Sideband             // nil: there are no sideband tokens
-	Now      func() time.Time     // the clock that entries' ends are kept on; nil: time.Now
+	// Watch subscribes to samples of drops that keep says yes to; nil: not to be had. Safe for concurrent use.
+	Watch func(keep func(*Drop) bool) Drops
+	Hits  func(netip.Prefix) (Hits, error) // what a prefix has dropped; nil: not counted. Safe for concurrent use
+	Now   func() time.Time                 // the clock that entries' ends are kept on; nil: time.Now
 }
 
 // Server answers the control API. Safe for concurrent use.
@@ -46,6 +49,8 @@ type Server struct {
 	api      huma.API
 	handler  http.Handler
 	big      chan struct{} // held by requests with large bodies
+	watch    func(keep func(*Drop) bool) Drops
+	hits     func(netip.Prefix) (Hits, error)
 }
 
 // New reads users and audit log from the state directory, making the account admin/admin if there is none. Both
@@ -66,7 +71,7 @@ func New(o Options) (*Server, error) {
 	}
 	audit := openAudit(o.StateDir, o.Now, o.Logger)
 	s := &Server{
-		backend: o.Backend, version: o.Version, log: o.Logger, now: o.Now, why: o.Why, apis: o.APIs, sideband: o.Sideband,
+		backend: o.Backend, version: o.Version, log: o.Logger, now: o.Now, why: o.Why, apis: o.APIs, sideband: o.Sideband, watch: o.Watch, hits: o.Hits,
 		users: openUsers(o.StateDir, o.Logger), audit: audit, guard: newGuard(o.Now),
 		big: make(chan struct{}, bigAtOnce),
 	}
@@ -129,6 +134,7 @@ const (
 	headerTimeout = 5 * time.Second
 	bodyTimeout   = 30 * time.Second
 	stallTimeout  = 10 * time.Second // a write that makes no progress
+	hurriedWrite  = time.Second      // the same after the end, for who may otherwise take any time
 	idleTimeout   = 30 * time.Second
 	endGrace      = 5 * time.Second  // after the end: until the contexts of changes that still run end too
 	endTimeout    = 10 * time.Second // after the end: how long Serve waits for running calls
@@ -148,7 +154,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	defer cancel()
 	srv := &http.Server{
 		BaseContext: func(net.Listener) context.Context {
-			return context.WithValue(context.Background(), changesKey{}, changes)
+			return context.WithValue(context.WithValue(context.Background(), changesKey{}, changes), endingKey{}, ctx)
 		},
 		Handler:           s.handler,
 		ReadHeaderTimeout: headerTimeout,
@@ -221,6 +227,9 @@ func unhurried(ctx context.Context) (context.Context, context.CancelFunc) {
 	return out, func() { stop(); cancel() }
 }
 
+// endingKey leads to the context of Serve.
+type endingKey struct{}
+
 type writerKey struct{}
 
 // stallWriter moves the write deadline forward at each write, so that only a peer that stalls is cut.
@@ -228,9 +237,16 @@ type stallWriter struct {
 	http.ResponseWriter
 	control *http.ResponseController
 	begun   bool
+	until   func() time.Time // deadline of a write; nil: stallTimeout from now
 }
 
-func (w *stallWriter) extend() { _ = w.control.SetWriteDeadline(time.Now().Add(stallTimeout)) }
+func (w *stallWriter) extend() {
+	until := time.Now().Add(stallTimeout)
+	if w.until != nil {
+		until = w.until()
+	}
+	_ = w.control.SetWriteDeadline(until)
+}
 
 func (w *stallWriter) WriteHeader(status int) {
 	w.begun = true

@@ -2,6 +2,7 @@ package control
 
 import (
 	"bufio"
+	"context"
 	"encoding/json"
 	"net/http"
 	"reflect"
@@ -35,6 +36,17 @@ type lineWriter struct {
 func (w *lineWriter) write(line wireLine) error {
 	w.count++
 	return w.json.Encode(line)
+}
+
+// flush hands on what was written.
+func (w *lineWriter) flush(ctx context.Context) error {
+	if err := w.buffer.Flush(); err != nil {
+		return err
+	}
+	if out, ok := ctx.Value(writerKey{}).(*stallWriter); ok {
+		return out.control.Flush()
+	}
+	return nil
 }
 
 // lines answers with what fill writes and the line that says it is whole, or the error that broke it off.

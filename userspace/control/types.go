@@ -99,7 +99,10 @@ type Status struct {
 	IPEnforcement string `json:"ip_enforcement"`
 	// Fronts are the ways in which HTTP requests come to be judged.
 	Fronts     []Front         `json:"fronts"`
-	Entries    map[string]int  `json:"entries"` // "whitelist", "blacklist"
+	Entries    map[string]int  `json:"entries"`    // "whitelist", "blacklist"
+	Accounting string          `json:"accounting"` // sampled or exact
+	Sources    []SourceHits    `json:"sources"`    // what entries of each source have dropped, if accounting is exact
+	Samples    Samples         `json:"samples"`
 	Bypass     bool            `json:"bypass"`
 	Interfaces []Interface     `json:"interfaces"`
 	Memory     Memory          `json:"memory"`
@@ -130,6 +133,18 @@ type Interface struct {
 	Fallback string    `json:"fallback,omitempty"`
 	Error    string    `json:"error,omitempty"`
 	Counters []Counter `json:"counters"`
+}
+
+// SourceHits is what entries of a source have dropped, since the kernel's maps were made.
+type SourceHits struct {
+	Source string `json:"source"`
+	Hits
+}
+
+// Samples counts those of drops, since the kernel's maps were made.
+type Samples struct {
+	Written uint64 `json:"written"`
+	Lost    uint64 `json:"lost"` // nobody made room for them in time
 }
 
 // Counter is one way out of the kernel program.

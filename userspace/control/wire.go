@@ -70,10 +70,12 @@ type wireEvent struct {
 	Note       string     `json:"note,omitempty"`
 }
 
-// wireLine is one line of a stream: an entry, an event, the error that ended it, or the end.
+// wireLine is one line of a stream: an entry, an event, a sample, the error that ended it, or the end.
 type wireLine struct {
 	Entry *wireEntry `json:"entry,omitempty"`
 	Event *wireEvent `json:"event,omitempty"`
+	Drop  *Drop      `json:"drop,omitempty"`
+	Lost  uint64     `json:"lost,omitempty" doc:"So many samples are missing here: the caller was too slow."`
 	Error *Error     `json:"error,omitempty" doc:"The stream broke off here."`
 	End   bool       `json:"end,omitempty" doc:"The last line; without it the stream was cut."`
 	Count int        `json:"count,omitempty" doc:"With end: how many lines came before."`
