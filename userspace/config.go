@@ -36,8 +36,10 @@ type Config struct {
 	// Protected addresses and prefixes are never dropped, besides those found on the host itself.
 	Protected      []string `toml:"protected"`
 	TrustedProxies []string `toml:"trusted_proxies"`
-	// Capacity bounds the IP prefixes of each family that the kernel maps take.
+	// Capacity bounds the IP prefixes of each family that are listed, and that the kernel maps take.
 	Capacity uint32 `toml:"capacity"`
+	// IdentifierCapacity bounds the cookies, tokens, API keys and user names that are listed, together.
+	IdentifierCapacity uint32 `toml:"identifier_capacity"`
 
 	// IPEnforcement says who acts on listed addresses: kernel, l7 or both; "": everything there is.
 	IPEnforcement string `toml:"ip_enforcement"`
@@ -70,6 +72,8 @@ func DefaultConfig() Config {
 		Socket:     "/run/portcullis/portcullis.sock",
 		PinDir:     "/sys/fs/bpf/portcullis",
 		Capacity:   16 << 20,
+
+		IdentifierCapacity: 2 << 20,
 	}
 }
 
@@ -141,6 +145,9 @@ func (c Config) Check() error {
 	}
 	if c.Capacity == 0 {
 		return bad("capacity", "0 leaves no room for any address: give the number of IP entries, at most 4294967295")
+	}
+	if c.IdentifierCapacity == 0 {
+		return bad("identifier_capacity", "0 leaves no room for any cookie, token, API key or user name: give their number, at most 4294967295")
 	}
 	if _, port, err := net.SplitHostPort(c.Metrics); c.Metrics != "" && (err != nil || port == "") {
 		return bad("metrics", "%q is no host and port, such as 127.0.0.1:9101", c.Metrics)

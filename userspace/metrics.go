@@ -28,14 +28,15 @@ type metrics struct {
 	prefixes func(*lists.Snapshot) (v4, v6 int) // that the kernel is to hold
 	capacity uint32
 	index    func() (loader.IndexState, error)
+	places   func() []place
 	apply    *prometheus.HistogramVec
 	also     []prometheus.Collector // set before registry is called
 }
 
 func newMetrics(status func() control.Status, snapshot func() *lists.Snapshot, prefixes func(*lists.Snapshot) (v4, v6 int), capacity uint32,
-	index func() (loader.IndexState, error),
+	index func() (loader.IndexState, error), places func() []place,
 ) *metrics {
-	return &metrics{status: status, snapshot: snapshot, prefixes: prefixes, capacity: capacity, index: index, apply: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+	return &metrics{status: status, snapshot: snapshot, prefixes: prefixes, capacity: capacity, index: index, places: places, apply: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 		Name: "portcullis_apply_duration_seconds", Help: "Time the kernel's maps took to take over a change, or the whole list.",
 		Buckets: []float64{.0001, .001, .01, .1, .5, 1, 2, 5, 10, 30},
 	}, []string{"how"})}
@@ -82,6 +83,7 @@ func (m *metrics) Collect(out chan<- prometheus.Metric) {
 		gauge(prefixes, float64(n), family)
 		gauge(room, float64(m.capacity), family)
 	}
+	m.rooms(out)
 	generation := desc("generation", "Generation of the lists, in the store, and as kernel and shim enforce it; without the latter where they do not.", "layer")
 	gauge(generation, float64(st.Generation.Store), "store")
 	behind := uint64(0)
@@ -105,6 +107,21 @@ func (m *metrics) Collect(out chan<- prometheus.Metric) {
 		count("index_mismatches_total", "Of the packets checked, those on which index and maps did not agree.", x.Mismatches)
 	}
 	m.interfaces(out, st)
+}
+
+// rooms says how full the lists are.
+func (m *metrics) rooms(out chan<- prometheus.Metric) {
+	used := desc("capacity_used_entries", "Places that the lists and protected addresses take, by class of identifiers.", "class")
+	limit := desc("capacity_entries", "Places that there are.", "class")
+	alarm := desc("capacity_alarm", "Whether four fifths of the places are taken.", "class")
+	evicted := desc("evicted_entries_total", "Automatic entries that made room for others.", "class")
+	for _, p := range m.places() {
+		class := p.class.String()
+		out <- prometheus.MustNewConstMetric(used, prometheus.GaugeValue, float64(p.entries+p.reserved), class)
+		out <- prometheus.MustNewConstMetric(limit, prometheus.GaugeValue, float64(p.limit), class)
+		out <- prometheus.MustNewConstMetric(alarm, prometheus.GaugeValue, number(p.alarming()), class)
+		out <- prometheus.MustNewConstMetric(evicted, prometheus.CounterValue, float64(p.evicted), class)
+	}
 }
 
 func (m *metrics) interfaces(out chan<- prometheus.Metric, st control.Status) {

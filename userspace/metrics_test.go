@@ -44,6 +44,8 @@ func testMetrics(t *testing.T) *metrics {
 	m := newMetrics(func() control.Status { return st }, func() *lists.Snapshot { return snap }, new(node).lenPrefixes, 1000,
 		func() (loader.IndexState, error) {
 			return loader.IndexState{Checked: 70, Mismatches: 1, Lease: 2 * time.Second}, nil
+		}, func() []place {
+			return []place{{class: lists.ClassIPv4, entries: 7, reserved: 1, limit: 10, evicted: 3}, {class: lists.ClassIdentifier, entries: 7, limit: 10}}
 		})
 	m.also = []prometheus.Collector{
 		shimNumbers{func() shim.Stats {
@@ -75,6 +77,18 @@ func TestMetrics(t *testing.T) {
 # HELP portcullis_bytes_total Bytes of the packets that the program judged.
 # TYPE portcullis_bytes_total counter
 portcullis_bytes_total{family="ipv4",interface="eth0",reason="blacklisted",verdict="drop"} 300
+# HELP portcullis_capacity_alarm Whether four fifths of the places are taken.
+# TYPE portcullis_capacity_alarm gauge
+portcullis_capacity_alarm{class="identifier"} 0
+portcullis_capacity_alarm{class="ipv4"} 1
+# HELP portcullis_capacity_entries Places that there are.
+# TYPE portcullis_capacity_entries gauge
+portcullis_capacity_entries{class="identifier"} 10
+portcullis_capacity_entries{class="ipv4"} 10
+# HELP portcullis_capacity_used_entries Places that the lists and protected addresses take, by class of identifiers.
+# TYPE portcullis_capacity_used_entries gauge
+portcullis_capacity_used_entries{class="identifier"} 7
+portcullis_capacity_used_entries{class="ipv4"} 8
 # HELP portcullis_decision_duration_seconds Time that judging an HTTP request took.
 # TYPE portcullis_decision_duration_seconds histogram
 portcullis_decision_duration_seconds_bucket{le="1e-06"} 60
@@ -108,6 +122,10 @@ portcullis_entries{list="blacklist",source="invalid_protocol"} 0
 portcullis_entries{list="blacklist",source="manual"} 1
 portcullis_entries{list="blacklist",source="missing_token"} 0
 portcullis_entries{list="whitelist",source="manual"} 1
+# HELP portcullis_evicted_entries_total Automatic entries that made room for others.
+# TYPE portcullis_evicted_entries_total counter
+portcullis_evicted_entries_total{class="identifier"} 0
+portcullis_evicted_entries_total{class="ipv4"} 3
 # HELP portcullis_generations_behind Generations that kernel or shim, whichever is further, are behind the store.
 # TYPE portcullis_generations_behind gauge
 portcullis_generations_behind 2
@@ -134,7 +152,8 @@ portcullis_map_prefixes{family="ipv6"} 1
 # TYPE portcullis_packets_total counter
 portcullis_packets_total{family="ipv4",interface="eth0",reason="blacklisted",verdict="drop"} 5
 `
-	if err := testutil.GatherAndCompare(r, strings.NewReader(want), "portcullis_bytes_total", "portcullis_decision_duration_seconds", "portcullis_decisions_total", "portcullis_degraded_states", "portcullis_entries",
+	if err := testutil.GatherAndCompare(r, strings.NewReader(want), "portcullis_bytes_total", "portcullis_capacity_alarm", "portcullis_capacity_entries",
+		"portcullis_capacity_used_entries", "portcullis_evicted_entries_total", "portcullis_decision_duration_seconds", "portcullis_decisions_total", "portcullis_degraded_states", "portcullis_entries",
 		"portcullis_generations_behind", "portcullis_index_lease_seconds", "portcullis_index_mismatches_total", "portcullis_interface_attached", "portcullis_map_capacity_prefixes", "portcullis_map_prefixes", "portcullis_packets_total"); err != nil {
 		t.Error(err)
 	}

@@ -7,7 +7,6 @@ import (
 	"iter"
 	"log/slog"
 	"runtime/debug"
-	"slices"
 	"sync/atomic"
 	"time"
 
@@ -48,6 +47,7 @@ type node struct {
 	noMetrics  atomic.Value // string: why Prometheus gets nothing
 	leftover   bool         // without interfaces: an earlier daemon's pins are there
 	room       atomic.Int64 // protected prefixes, which take places in the maps too
+	evictor    evictor
 }
 
 // Apply guards against lock-out, makes the change durable, waits until kernel and shim enforce it, and answers.
@@ -109,39 +109,6 @@ func wireError(err error) error {
 	return &control.Error{Code: control.CodeFailed, Message: err.Error()}
 }
 
-// checkRoom refuses what the kernel maps could not hold, before anything is changed. What adds no IP entry is let
-// through: it makes room, and may be all that helps where there is too little. The store calls it.
-func (n *node) checkRoom(b lists.Batch, next *lists.Snapshot, changes []lists.Change) error {
-	// Of a big import the changes are not listed one by one.
-	imports := slices.ContainsFunc(b.Ops, func(op lists.Operation) bool { return op.Op == lists.OpImport })
-	if !imports && !slices.ContainsFunc(changes, addsPrefix) {
-		return nil
-	}
-	if n.config.ipEnforcement() == enforceL7 && len(n.config.Interfaces) == 0 {
-		return nil // no maps
-	}
-	v4, v6 := n.lenPrefixes(next)
-	limit, protected := int64(n.config.Capacity), n.room.Load()
-	for family, count := range map[string]int{"IPv4": v4, "IPv6": v6} {
-		if int64(count)+protected > limit {
-			return &control.Error{
-				Code:    control.CodeFailed,
-				Message: fmt.Sprintf("kernel map is full: %d %s entries and %d protected addresses do not fit a capacity of %d", count, family, protected, limit),
-				Hint:    "delete entries, or raise capacity in the configuration and restart the daemon",
-			}
-		}
-	}
-	return nil
-}
-
-func addsPrefix(c lists.Change) bool {
-	if c.Before != nil || c.After == nil {
-		return false
-	}
-	_, isIP := c.After.ID.Prefix()
-	return isIP
-}
-
 // lenPrefixes counts the IP entries that the kernel is to hold: at most so many prefixes are in the maps.
 func (n *node) lenPrefixes(s *lists.Snapshot) (v4, v6 int) {
 	w4, w6 := s.LenPrefixes(lists.Whitelist)
@@ -192,6 +159,7 @@ func (n *node) Status() control.Status {
 	if n.noTokens != "" {
 		bad("sideband: no token is valid: %s", n.noTokens)
 	}
+	n.statusRoom(bad)
 	if why, _ := n.noMetrics.Load().(string); why != "" {
 		s.Warnings = append(s.Warnings, why)
 	}

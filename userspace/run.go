@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math"
 	"net/netip"
 	"path/filepath"
 	"runtime/debug"
@@ -42,7 +41,7 @@ func Run(ctx context.Context, c Config, version string, log *slog.Logger, ready 
 	}
 	n.findProtected()
 
-	n.store, err = store.Open(store.Options{Dir: c.StateDir, Check: n.checkRoom, Logger: log}, nil)
+	n.store, err = store.Open(store.Options{Dir: c.StateDir, Check: n.checkRoom, Evict: n.evict, Logger: log}, nil)
 	if err != nil {
 		return fmt.Errorf("open lists: %w", err)
 	}
@@ -84,7 +83,7 @@ func Run(ctx context.Context, c Config, version string, log *slog.Logger, ready 
 		return err
 	}
 	defer n.closeL7()
-	numbers := newMetrics(n.Status, n.Snapshot, n.lenPrefixes, n.config.Capacity, n.index)
+	numbers := newMetrics(n.Status, n.Snapshot, n.lenPrefixes, n.config.Capacity, n.index, n.places)
 	numbers.also = n.l7Numbers()
 	if ld == nil {
 		n.followSettings(n.store.Snapshot())
@@ -100,6 +99,7 @@ func Run(ctx context.Context, c Config, version string, log *slog.Logger, ready 
 		g.Go(func() error { return quiet(ctx, n.watchers.run(ctx)) })
 	}
 	n.runL7(ctx, g)
+	g.Go(func() error { n.watchRoom(ctx); return nil })
 	g.Go(func() error { return quiet(ctx, server.Serve(ctx, socket)) })
 	if c.Metrics != "" {
 		g.Go(func() error { n.showMetrics(ctx, numbers); return nil })
@@ -146,17 +146,6 @@ func (n *node) startKernel(ctx context.Context, ld *loader.Loader, numbers *metr
 		return err
 	}
 	return n.attachAll(ld)
-}
-
-// makeRoom raises the capacity to what the lists already hold: lists that were accepted are enforced, whatever was
-// configured since. Further adds are refused.
-func (n *node) makeRoom() {
-	v4, v6 := n.lenPrefixes(n.store.Snapshot())
-	need := int64(max(v4, v6)) + 2*n.room.Load() // protected addresses may become more
-	if need > int64(n.config.Capacity) {
-		n.log.Warn("capacity is below what is listed, and is raised", "configured", n.config.Capacity, "now", need)
-		n.config.Capacity = uint32(min(need, math.MaxUint32))
-	}
 }
 
 // ErrNewState: the state directory is new, but the kernel already enforces lists.

@@ -69,6 +69,41 @@ func TestApplyIf(t *testing.T) {
 	}
 }
 
+// TestEvict: what makes room goes in the same change, durably, and the answer is about the batch alone.
+func TestEvict(t *testing.T) {
+	victim := lists.Key{List: lists.Blacklist, Source: lists.ABS, ID: ipAt(2)}
+	s, dir := open(t, Options{Evict: func(b lists.Batch, next *lists.Snapshot, changes []lists.Change) []lists.Key {
+		if next.Len(lists.Blacklist) <= 5 {
+			return nil
+		}
+		return []lists.Key{{List: lists.Blacklist, Source: lists.ABS, ID: ipAt(99)}, victim} // the first is not there
+	}})
+	apply(t, s, adds(0, 5, lists.ABS))
+	res, err := s.Apply(context.Background(), adds(10, 1, lists.ABS))
+	if err != nil || !slices.Equal(res.Outcomes, []lists.Outcome{lists.Added}) || !slices.Equal(res.Counts, []int{1}) || res.Generation != 3 {
+		t.Fatalf("%+v, %v", res, err)
+	}
+	u, err := s.Watch(context.Background(), 2)
+	if err != nil || len(u.Changes) != 2 || u.Changes[0].Before == nil || u.Changes[0].Before.Key != victim || u.Changes[1].After.ID != ipAt(10) {
+		t.Errorf("changes %+v, %v", u.Changes, err)
+	}
+	closeStore(t, s)
+	s, _ = open(t, Options{Dir: dir})
+	if _, ok := s.Snapshot().Get(victim); ok || s.Snapshot().Len(lists.Blacklist) != 5 {
+		t.Errorf("%d entries; victim there: %v", s.Snapshot().Len(lists.Blacklist), ok)
+	}
+	var notes []string
+	for e, err := range s.History(context.Background(), 2) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		notes = append(notes, e.Note)
+	}
+	if !slices.Equal(notes, []string{"", noteEvicted}) {
+		t.Errorf("history says %q", notes)
+	}
+}
+
 // TestThousand: a thousand calls at once are answered in time, in few transactions, and none is lost.
 func TestThousand(t *testing.T) {
 	s, dir := open(t, Options{})

@@ -42,6 +42,10 @@ type Options struct {
 	// twice about one batch, and about one that then cannot be written.
 	Check func(b lists.Batch, next *lists.Snapshot, changes []lists.Change) error
 
+	// Evict, if set, is asked before Check in the same way, and names entries that go, in the same change, to make room
+	// for what the batch adds. The batch's Result does not count them; the history says that they were evicted.
+	Evict func(b lists.Batch, next *lists.Snapshot, changes []lists.Change) []lists.Key
+
 	Logger *slog.Logger // nil: no log
 	Clock  ClockSource  // zero: the machine's own clocks
 

@@ -135,6 +135,13 @@ func (s *Store) prepare(base *lists.Snapshot, r *request, now time.Time) (lists.
 	if err != nil || len(a.Steps) == 0 {
 		return a, err
 	}
+	if s.options.Evict != nil {
+		if keys := s.options.Evict(r.batch, a.Next, a.Changes); len(keys) > 0 {
+			if a, err = applyEvicting(base, r.batch, keys, now); err != nil {
+				return a, err
+			}
+		}
+	}
 	if s.options.Check != nil {
 		err = s.options.Check(r.batch, a.Next, a.Changes)
 	}
@@ -145,6 +152,31 @@ func (s *Store) prepare(base *lists.Snapshot, r *request, now time.Time) (lists.
 		err = fmt.Errorf("%w: %w", ErrRefused, err)
 	}
 	return a, err
+}
+
+// noteEvicted is what the history says of an entry that made room for others.
+const noteEvicted = "evicted: the list is full"
+
+// applyEvicting is lists.ApplyOps of the batch after the entries with these keys are gone.
+func applyEvicting(base *lists.Snapshot, b lists.Batch, keys []lists.Key, now time.Time) (lists.Applied, error) {
+	first := make([]lists.Operation, 0, len(keys)+len(b.Ops))
+	for _, k := range keys {
+		first = append(first, lists.Operation{Op: lists.OpDeleteKey, Entry: lists.Entry{Key: k}})
+	}
+	b.Ops = append(first, b.Ops...)
+	a, err := lists.ApplyOps(base, b, now)
+	if err != nil {
+		return a, err
+	}
+	steps := a.Steps
+	for _, outcome := range a.Result.Outcomes[:len(keys)] {
+		if outcome == lists.Deleted {
+			steps[0].Note = noteEvicted
+			steps = steps[1:]
+		}
+	}
+	a.Result.Outcomes, a.Result.Counts = a.Result.Outcomes[len(keys):], a.Result.Counts[len(keys):]
+	return a, nil
 }
 
 // write makes what is to do durable and publishes it, or holds it in memory if it may be held.

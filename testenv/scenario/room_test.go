@@ -31,7 +31,7 @@ func TestKernelMapIsFull(t *testing.T) {
 			continue
 		}
 		if out.Code != 1 || out.Stdout != "" || !strings.HasPrefix(out.Stderr, "error: ") ||
-			!strings.Contains(out.Stderr, "kernel map is full") || !strings.Contains(out.Stderr, "\nhint: ") {
+			!strings.Contains(out.Stderr, "lists are full") || !strings.Contains(out.Stderr, "\nhint: ") {
 			t.Fatalf("add to a full map: %+v", out)
 		}
 		break
@@ -41,7 +41,7 @@ func TestKernelMapIsFull(t *testing.T) {
 	}
 	s, err := r.daemon.Status()
 	r.must(err)
-	if s.Entries["blacklist"] != added+1 || s.Generation.Kernel != s.Generation.Store || len(s.Degraded) != 0 {
+	if s.Entries["blacklist"] != added+1 || s.Generation.Kernel != s.Generation.Store || len(s.Degraded) != 1 || !strings.HasPrefix(s.Degraded[0], "capacity: 30 of ") {
 		t.Errorf("%d entries, want %d; kernel generation %d, store %d; degraded %q",
 			s.Entries["blacklist"], added+1, s.Generation.Kernel, s.Generation.Store, s.Degraded)
 	}
@@ -53,6 +53,20 @@ func TestKernelMapIsFull(t *testing.T) {
 	r.cli("delete_blacklist", "ip", address(0))
 	r.cli("add_blacklist", "ip", r.Another.IPv4.String())
 	r.blocked(r.Another)
+
+	// What a detector finds takes the place of what one has found before, and of nothing else.
+	r.cli("delete_blacklist", "ip", address(1))
+	cl := control.Client{Socket: r.daemon.Socket}
+	for i := range 2 {
+		_, err := cl.Apply(context.Background(), []control.Operation{
+			{Op: "add", List: "blacklist", Kind: "ip", Value: address(100 + i), Source: "decoy", For: int64(3600 * (2 - i))},
+		})
+		r.must(err)
+	}
+	if out := r.cli("view_blacklist", "decoy"); strings.Contains(out, address(100)) || !strings.Contains(out, address(101)) {
+		t.Errorf("after two entries from a decoy in one place:\n%s", out)
+	}
+	r.blocked(r.Client, ipv4...)
 
 	// A capacity below what is listed does not keep the daemon from starting, nor the lists from being enforced.
 	r.must(r.daemon.Kill())
