@@ -64,8 +64,8 @@ func Build() (bin string, err error) {
 type Daemon struct {
 	Bin        string     // folder of portcullis and cli.sh, as Build returns it
 	Namespace  *Namespace // where it runs
-	Interfaces []string
-	Mode       string // "": native
+	Interfaces []string   // none: Args name a configuration that judges requests
+	Mode       string     // "": native
 	StateDir   string
 	PinDir     string
 	Socket     string
@@ -100,6 +100,9 @@ func (d *Daemon) Start() error {
 		return fmt.Errorf("start daemon: %w", err)
 	}
 	defer ready.Close()
+	if err := os.Chmod(notify, 0o666); err != nil { // it may run as another user
+		return fmt.Errorf("start daemon: %w", err)
+	}
 	if err := d.Launch("NOTIFY_SOCKET=" + notify); err != nil {
 		return err
 	}
@@ -133,8 +136,10 @@ func (d *Daemon) Launch(env ...string) error {
 		return fmt.Errorf("start daemon: %w", err)
 	}
 	argv := append(append([]string(nil), d.Wrap...), filepath.Join(d.Bin, "portcullis"), "serve",
-		"--interface", strings.Join(d.Interfaces, ","), "--mode", d.Mode,
-		"--state-dir", d.StateDir, "--socket", d.Socket, "--pin-dir", d.PinDir)
+		"--mode", d.Mode, "--state-dir", d.StateDir, "--socket", d.Socket, "--pin-dir", d.PinDir)
+	if len(d.Interfaces) > 0 {
+		argv = append(argv, "--interface", strings.Join(d.Interfaces, ","))
+	}
 	cmd := exec.Command(argv[0], append(argv[1:], d.Args...)...)
 	cmd.Env = append(append(os.Environ(), d.Env...), env...)
 	cmd.Stdout, cmd.Stderr = log, log

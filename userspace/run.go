@@ -61,16 +61,9 @@ func Run(ctx context.Context, c Config, version string, log *slog.Logger, ready 
 		defer ld.Close()
 	}
 
-	options := control.Options{
-		Backend: n, StateDir: c.StateDir, Version: version, Logger: log,
-		APIs: n.definitions, Why: n.why, Sideband: keepTokens{n.tokens, n.store.Clock().Now}, Now: n.store.Clock().Now,
-	}
-	if ld != nil {
-		n.offerDrops(&options)
-	}
-	server, err := control.New(options)
+	server, err := n.newControl()
 	if err != nil {
-		return fmt.Errorf("open control: %w", err)
+		return err
 	}
 	defer server.Close()
 	socket, err := control.Listen(c.Socket)
@@ -111,6 +104,25 @@ func Run(ctx context.Context, c Config, version string, log *slog.Logger, ready 
 	}
 	go debug.FreeOSMemory() // working the lists out took more memory than holding them
 	return g.Wait()
+}
+
+// newControl makes the control API's server.
+func (n *node) newControl() (*control.Server, error) {
+	o := control.Options{
+		Backend: n, StateDir: n.config.StateDir, Version: n.version, Logger: n.log,
+		APIs: n.definitions, Why: n.why, Sideband: keepTokens{n.tokens, n.store.Clock().Now}, Now: n.store.Clock().Now,
+	}
+	if len(n.config.fronts()) > 0 {
+		o.WhyHTTP = n.whyHTTP
+	}
+	if n.maps != nil {
+		n.offerDrops(&o)
+	}
+	server, err := control.New(o)
+	if err != nil {
+		return nil, fmt.Errorf("open control: %w", err)
+	}
+	return server, nil
 }
 
 // openKernel opens the kernel's side; nil where no interface is to be protected: that needs no capability.

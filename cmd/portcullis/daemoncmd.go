@@ -58,7 +58,7 @@ func (c *call) config() (userspace.Config, error) {
 		}
 	}
 	if c.cli.IsSet("interface") {
-		conf.Interfaces = c.cli.StringSlice("interface")
+		conf.Interfaces = c.list("interface")
 	}
 	return conf, nil
 }

@@ -27,6 +27,7 @@ var documented = []struct{ script, title string }{
 	{"apis", "APIs"},
 	{"why", "Why"},
 	{"watch", "Watch"},
+	{"l7", "HTTP requests"},
 	{"passes", "Listed and not blocked"},
 	{"lockout", "Lock-out guard"},
 	{"switches", "Switches"},

@@ -37,7 +37,7 @@ var exitCodes = []struct {
 	{exitForbidden, "not permitted: wrong user or password, or root is needed"},
 	{exitRisk, "refused, because it could lock an admin out; the hint names the risk to accept"},
 	{exitNotFound, "what was to be deleted is not there"},
-	{exitDropped, "why: packets of at least one of the addresses are dropped"},
+	{exitDropped, "why: packets of at least one of the addresses are dropped, or the request is blocked or refused"},
 }
 
 // errOutput marks an [outputError].

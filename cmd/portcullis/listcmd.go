@@ -158,7 +158,7 @@ func (c *call) apply(ops ...control.Operation) (lists.Outcome, error) {
 }
 
 func (c *call) applyWith(cl *control.Client, ops ...control.Operation) (lists.Outcome, error) {
-	reply, err := cl.Apply(c.ctx, ops, c.cli.StringSlice("accept-risk")...)
+	reply, err := cl.Apply(c.ctx, ops, c.list("accept-risk")...)
 	if err != nil {
 		return 0, err
 	}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"runtime/debug"
+	"strings"
 
 	"github.com/urfave/cli/v2"
 )
@@ -46,6 +47,14 @@ func (c *call) arg(i int) string { return c.cli.Args().Get(i) }
 // has reports whether a flag without value is given.
 func (c *call) has(flag string) bool { return c.cli.Bool(bareName(flag)) }
 
+// list is a flag that may be given more than once, each time with several values between commas.
+func (c *call) list(flag string) (all []string) {
+	for _, v := range c.cli.StringSlice(flag) {
+		all = append(all, strings.Split(v, ",")...)
+	}
+	return all
+}
+
 // json reports whether the answer is wanted as JSON.
 func (c *call) json() bool { return c.cli.String("output") == "json" }
 
@@ -84,7 +93,8 @@ func newApp(s *streams, c *command) *cli.App {
 		cmd.Flags = append(cmd.Flags, urfaveFlags(findFlag(name))...)
 	}
 	return &cli.App{
-		Name: "portcullis", HideHelp: true, HideVersion: true, Commands: []*cli.Command{cmd},
+		DisableSliceFlagSeparator: true, // a header's value may have commas in it: see call.list
+		Name:                      "portcullis", HideHelp: true, HideVersion: true, Commands: []*cli.Command{cmd},
 		Writer: io.Discard, ErrWriter: io.Discard, // we say what there is to say
 		ExitErrHandler: func(*cli.Context, error) {},
 		OnUsageError:   func(_ *cli.Context, err error, _ bool) error { return &usageError{message: err.Error()} },

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -84,7 +85,7 @@ func binary(t *testing.T) string {
 	return filepath.Dir(path)
 }
 
-// start is the command "daemon [FLAG...]": a daemon on a namespace of the script's own; its socket, pin directory and
+// start is the command "daemon FLAG..." or "daemon -unprivileged CONFIG": a daemon on a namespace of the script's own; its socket, pin directory and
 // the addresses of both ends are in the environment.
 func (b *bench) start(ts *testscript.TestScript, _ bool, args []string) {
 	name := ts.Name()
@@ -97,7 +98,9 @@ func (b *bench) start(ts *testscript.TestScript, _ bool, args []string) {
 	path, err := exec.LookPath("portcullis")
 	ts.Check(err)
 	d := testenv.NewDaemon(filepath.Dir(path), inside, b.bpffs, name)
-	d.Args = args
+	if d.Args = args; len(args) > 0 && args[0] == "-unprivileged" {
+		ts.Check(unprivileged(d, inside, ts.ReadFile(args[1])))
+	}
 	ts.Check(d.Start())
 	ts.Defer(func() { _ = d.Kill() }) // if the script has not ended it
 	b.mu.Lock()
@@ -108,6 +111,21 @@ func (b *bench) start(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Setenv("STATE", d.StateDir)
 	ts.Setenv("NETNS", inside.Path)
 	ts.Setenv("OUTSIDE", outside.Path)
+}
+
+// unprivileged makes a daemon without interfaces that runs as nobody: who only judges requests needs no more.
+func unprivileged(d *testenv.Daemon, n *testenv.Namespace, config string) error {
+	const nobody = 65534
+	d.Interfaces, d.Socket = nil, filepath.Join(d.StateDir, "portcullis.sock")
+	d.Wrap = []string{"setpriv", fmt.Sprintf("--reuid=%d", nobody), fmt.Sprintf("--regid=%d", nobody), "--clear-groups", "--bounding-set=-all"}
+	d.Args = []string{"--config", filepath.Join(d.StateDir, "portcullis.toml")}
+	if err := os.Mkdir(d.StateDir, 0o755); err != nil {
+		return err
+	}
+	if err := os.WriteFile(d.Args[1], []byte(config), 0o644); err != nil {
+		return err
+	}
+	return errors.Join(os.Chown(d.StateDir, nobody, nobody), n.Up("lo"))
 }
 
 func (b *bench) daemon(ts *testscript.TestScript) *testenv.Daemon {

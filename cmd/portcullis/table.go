@@ -117,6 +117,10 @@ var flags = []flagDef{
 	{name: "pin-dir", takes: takesValue, value: "DIR", file: true, env: "PORTCULLIS_PIN_DIR",
 		help: "where program, links and maps are pinned"},
 	{name: "metrics", takes: takesValue, value: "HOST:PORT", help: "show metrics to Prometheus there (default: nowhere)"},
+	{name: "http", takes: takesNothing, help: "ask about an HTTP request in place of addresses"},
+	{name: "header", short: "H", takes: takesValue, value: "'NAME: VALUE'", many: true, secret: true, help: "a header of the request; may be repeated"},
+	{name: "request", short: "X", takes: takesValue, value: "METHOD", help: "the method of the request (default GET)"},
+	{name: "from", takes: takesValue, value: "ADDRESS", help: "the address that the request comes from (default: not known)"},
 	{name: "interval", takes: takesValue, value: "DURATION", help: "measure for so long before each table (default 1s)"},
 	{name: "count", short: "n", takes: takesValue, value: "N", help: "end after N tables or lines; 0: never (default: 0, but 1 for tables that are not on a terminal)"},
 	{name: "from", takes: takesValue, value: "ADDRESS", help: "only packets from this address or CIDR"},
@@ -383,12 +387,14 @@ func nodeCommands() []*command {
 			long: []string{"Rows of name and value, split at the first colon. A degraded state is said on standard error, " +
 				"and so is what should be mended, one warning: line each; the exit code stays 0 as long as a daemon answers.",
 				"http/ws and https/wss are disabled: this version judges packets only. ssl in the abs row: ABS is never called without TLS."}},
-		{name: "why", group: groupNode, flags: viewFlags, run: runWhy,
-			args:  []arg{{name: "ADDRESS", repeat: true, help: "an IP address; -: those on standard input, one a line"}},
-			short: "Say what happens to packets of an address, and why",
+		{name: "why", group: groupNode, flags: append([]string{"http", "header", "request", "from"}, viewFlags...), run: runWhy,
+			args:  []arg{{name: "ADDRESS", repeat: true, help: "an IP address; -: those on standard input, one a line; with --http: a URL, or a file with the request, -: on standard input"}},
+			short: "Say what happens to packets of an address, or to an HTTP request, and why",
 			long: []string{"The verdict with its reason as status counts it; every entry of both lists that covers the address, with its source, age and end; " +
 				"what the kernel's maps hold, and whether that is what the lists say; whether the address is protected; and which layer acts.",
-				"The exit code is 0 if packets of every address pass, 10 if those of one are dropped."}},
+				"With --http it asks how a request would be judged: every identifier that is found in it and where, the entries that name them, which one decides, " +
+					"and the answer that the client gets. The request is given as curl takes it, or as a file with its head as HTTP/1.1 sends it. Nothing is counted, no detector is asked.",
+				"The exit code is 0 if packets of every address pass, or the request does; 10 if those of one are dropped, or the request is blocked or refused."}},
 		{name: "top", group: groupNode, flags: []string{"interval", "count", "output", "socket"}, run: runTop,
 			short: "Show packets and bits a second by interface, reason and family; needs no login",
 			long: []string{"At a terminal the table is drawn anew until Ctrl-C; elsewhere it is printed once. Reasons are those of status: drop_... and pass_...; " +

@@ -60,7 +60,7 @@ func runImport(c *call) error {
 		return fmt.Errorf("%s: %w", m.name, err)
 	}
 	defer list.Close()
-	options := control.ImportOptions{AcceptRisk: c.cli.StringSlice("accept-risk"), DryRun: c.has("dry-run")}
+	options := control.ImportOptions{AcceptRisk: c.list("accept-risk"), DryRun: c.has("dry-run")}
 	reply, err := cl.Import(c.ctx, options, m.entries(list))
 	m.clearBar()
 	if err != nil {

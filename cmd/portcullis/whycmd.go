@@ -20,6 +20,14 @@ type silent int
 func (s silent) Error() string { return fmt.Sprintf("exit code %d", int(s)) }
 
 func runWhy(c *call) error {
+	if c.has("http") {
+		return c.whyHTTP()
+	}
+	for _, flag := range []string{"header", "request", "from"} {
+		if c.cli.IsSet(flag) {
+			return &usageError{"--" + flag + " belongs to a request", "why --http --" + flag + " ... URL"}
+		}
+	}
 	cl, err := c.client()
 	if err != nil {
 		return err

@@ -37,6 +37,7 @@ func (s *Server) register() {
 	}, s.postBatch)
 	s.registerImport(login)
 	s.registerWhy(login)
+	s.registerWhyHTTP(login)
 	s.registerSideband(login)
 	s.registerAPIs(login)
 	s.registerWatch(login)

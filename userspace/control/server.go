@@ -24,10 +24,11 @@ type Options struct {
 	Backend  Backend
 	StateDir string // users.json, audit.log and their companions; made with mode 0700 if missing
 	Version  string
-	Logger   *slog.Logger         // nil: says nothing
-	APIs     Definitions          // nil: there are none
-	Why      func(netip.Addr) Why // what happens to packets of an address; nil: not known. Safe for concurrent use
-	Sideband Sideband             // nil: there are no sideband tokens
+	Logger   *slog.Logger               // nil: says nothing
+	APIs     Definitions                // nil: there are none
+	WhyHTTP  func(HTTPQuestion) WhyHTTP // how an HTTP request is judged; nil: none is. Safe for concurrent use
+	Why      func(netip.Addr) Why       // what happens to packets of an address; nil: not known. Safe for concurrent use
+	Sideband Sideband                   // nil: there are no sideband tokens
 	// Watch subscribes to samples of drops that keep says yes to; nil: not to be had. Safe for concurrent use.
 	Watch func(keep func(*Drop) bool) Drops
 	Hits  func(netip.Prefix) (Hits, error) // what a prefix has dropped; nil: not counted. Safe for concurrent use
@@ -41,6 +42,7 @@ type Server struct {
 	log      *slog.Logger
 	now      func() time.Time
 	why      func(netip.Addr) Why
+	whyHTTP  func(HTTPQuestion) WhyHTTP
 	apis     Definitions
 	sideband Sideband
 	users    *users
@@ -71,7 +73,7 @@ func New(o Options) (*Server, error) {
 	}
 	audit := openAudit(o.StateDir, o.Now, o.Logger)
 	s := &Server{
-		backend: o.Backend, version: o.Version, log: o.Logger, now: o.Now, why: o.Why, apis: o.APIs, sideband: o.Sideband, watch: o.Watch, hits: o.Hits,
+		backend: o.Backend, version: o.Version, log: o.Logger, now: o.Now, why: o.Why, whyHTTP: o.WhyHTTP, apis: o.APIs, sideband: o.Sideband, watch: o.Watch, hits: o.Hits,
 		users: openUsers(o.StateDir, o.Logger), audit: audit, guard: newGuard(o.Now),
 		big: make(chan struct{}, bigAtOnce),
 	}
