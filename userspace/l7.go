@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strconv"
 	"time"
 
@@ -62,10 +63,17 @@ func (c Config) fronts() (wanted []namedFront) {
 	return wanted
 }
 
+// judges reports whether requests come to the shim at all: the management API is opened as a front is, and judges none.
+func (c Config) judges() bool {
+	return slices.ContainsFunc(c.fronts(), func(f namedFront) bool { return f.name != managementFront })
+}
+
+const managementFront = "management"
+
 func (c Config) allFronts() []namedFront {
 	return []namedFront{
 		{"proxy", c.Proxy}, {"check", c.CheckEndpoint}, {"ext_authz", c.ExtAuthz}, {"spoe", c.SPOE},
-		{"sideband", c.Sideband}, {"management", c.Management},
+		{"sideband", c.Sideband}, {managementFront, c.Management},
 	}
 }
 
@@ -81,7 +89,7 @@ func (c Config) ipEnforcement() string {
 	switch {
 	case c.IPEnforcement != "":
 		return c.IPEnforcement
-	case len(c.fronts()) == 0:
+	case !c.judges():
 		return enforceKernel
 	case len(c.Interfaces) == 0:
 		return enforceL7
@@ -103,7 +111,7 @@ func (c Config) checkL7(bad badKey) error {
 	switch c.IPEnforcement {
 	case "":
 	case enforceKernel, enforceBoth, enforceL7:
-		if c.IPEnforcement != enforceKernel && len(c.fronts()) == 0 {
+		if c.IPEnforcement != enforceKernel && !c.judges() {
 			return bad("ip_enforcement", "%q without a way for requests to be judged: configure one of proxy, check, ext_authz, spoe, sideband", c.IPEnforcement)
 		}
 	default:
@@ -122,6 +130,8 @@ type l7 struct {
 	detection *detection
 	feed      *feed
 	fronts    []runningFront
+
+	control *control.Server // logs in who calls the management API
 
 	tokens   *sideband.Tokens // never nil once the node runs
 	noTokens string           // why none is valid

@@ -1,10 +1,24 @@
 package userspace
 
-import "context"
+import (
+	"context"
+	"crypto/tls"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
 
-// ManagementConfig is ASE's management REST API.
+	"github.com/portcullis/portcullis/userspace/management"
+)
+
+// ManagementConfig is ASE's management REST API, over TLS.
 type ManagementConfig struct {
 	Listen string `toml:"listen"` // HOST:PORT; "": off
+	// Certificate and Key are PEM files, read again when they change; none: self-signed ones in the state directory.
+	Certificate string   `toml:"certificate"`
+	Key         string   `toml:"key"`
+	Hosts       []string `toml:"hosts"` // names that the node is called by, beside its addresses, localhost and its own
 }
 
 func (c ManagementConfig) wanted() bool { return c.Listen != "" }
@@ -13,7 +27,39 @@ func (c ManagementConfig) check(bad badKey) error {
 	if !c.wanted() {
 		return nil
 	}
+	if (c.Certificate == "") != (c.Key == "") {
+		return bad("certificate", "certificate and key go together")
+	}
 	return checkListen(bad, "listen", c.Listen)
 }
 
-func (c ManagementConfig) open(context.Context, *node) (*opened, error) { return nil, errNotBuilt }
+func (c ManagementConfig) open(ctx context.Context, n *node) (*opened, error) {
+	hosts := slices.Clone(c.Hosts)
+	if name, err := os.Hostname(); err == nil {
+		hosts = append(hosts, name)
+	}
+	for i := range hosts {
+		hosts[i] = strings.ToLower(hosts[i])
+	}
+	cert, key := c.Certificate, c.Key
+	if cert == "" {
+		cert, key = filepath.Join(n.config.StateDir, "management.crt"), filepath.Join(n.config.StateDir, "management.key")
+		if err := management.SelfSigned(cert, key, hosts); err != nil {
+			return nil, err
+		}
+	}
+	pair, err := management.OpenCertificate(cert, key, n.log)
+	if err != nil {
+		return nil, err
+	}
+	l, err := listenTCP(ctx, c.Listen)
+	if err != nil {
+		return nil, err
+	}
+	s := management.New(management.Options{Login: n.control.Login, Hosts: hosts, Node: l.Addr().String(), Logger: n.log})
+	return &opened{
+		run:   func(ctx context.Context) error { return s.Serve(ctx, tls.NewListener(l, pair.Config())) },
+		close: func() { l.Close() },
+		https: []net.Addr{l.Addr()},
+	}, nil
+}

@@ -31,7 +31,7 @@ func Run(ctx context.Context, c Config, version string, log *slog.Logger, ready 
 	if err := c.Check(); err != nil {
 		return err
 	}
-	if len(c.Interfaces) == 0 && len(c.fronts()) == 0 {
+	if len(c.Interfaces) == 0 && !c.judges() {
 		return fmt.Errorf("%w: interfaces: none named: give --interface IF or interfaces in the configuration, or a way for requests to be judged", ErrConfig)
 	}
 	n := &node{config: c, version: version, started: time.Now(), log: log}
@@ -66,6 +66,7 @@ func Run(ctx context.Context, c Config, version string, log *slog.Logger, ready 
 		return err
 	}
 	defer server.Close()
+	n.control = server
 	socket, err := control.Listen(c.Socket)
 	if err != nil {
 		return err

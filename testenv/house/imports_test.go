@@ -27,11 +27,12 @@ var rooms = map[string][]string{
 	"userspace/shim/extauthz": {"userspace/apis", "userspace/shim", "userspace/shim/front"},
 	"userspace/shim/spoe":     {"userspace/apis", "userspace/shim", "userspace/shim/front"},
 	"userspace/shim/sideband": {"lists", "userspace/shim", "userspace/shim/front"},
+	"userspace/management":    {"lists", "userspace/control"},
 	"userspace/detect":        {"lists", "userspace/apis"},
 
 	"userspace/control/controltest": {"lists", "userspace/control"}, // a node in memory: only tests import it
 
-	"userspace":      {"bpf", "lists", "lists/store", "loader", "loader/compile", "userspace/apis", "userspace/control", "userspace/detect", "userspace/shim", "userspace/shim/check", "userspace/shim/extauthz", "userspace/shim/front", "userspace/shim/spoe", "userspace/shim/sideband"},
+	"userspace":      {"bpf", "lists", "lists/store", "loader", "loader/compile", "userspace/apis", "userspace/control", "userspace/detect", "userspace/management", "userspace/shim", "userspace/shim/check", "userspace/shim/extauthz", "userspace/shim/front", "userspace/shim/spoe", "userspace/shim/sideband"},
 	"cmd/portcullis": {"lists", "lists/format", "userspace", "userspace/control"},
 	"testenv":        {},
 	"testenv/bench":  {"bpf", "lists", "lists/store", "loader", "loader/compile", "testenv", "testenv/generator", "userspace/control"},

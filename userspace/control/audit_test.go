@@ -160,7 +160,7 @@ func TestAuditCannotBeForged(t *testing.T) {
 		r := auditRecord{caller: Caller{User: h, Via: "cli"}, request: "r"}
 		e := lists.Entry{Key: lists.Key{List: lists.Blacklist, Source: lists.Manual, ID: lists.ID{Kind: lists.KindUsername, Name: h, Value: h}}, Reason: h, Comment: h}
 		lines := a.operations(r, []lists.Operation{{Op: lists.OpAdd, Entry: e}}, []Operation{{}}, true)
-		lines = append(lines, a.passwordChange(r, h), a.failedLogin(peer{}, h, 3), a.failed(r, "add_blacklist", 2, invalid("%s", h)))
+		lines = append(lines, a.passwordChange(r, h), a.failedLogin(Caller{User: h, Via: via}, 3), a.failed(r, "add_blacklist", 2, invalid("%s", h)))
 		if err := a.write(lines); err != nil {
 			t.Fatal(err)
 		}

@@ -86,8 +86,18 @@ func auditText(s string) string {
 
 func (r auditRecord) begin() *pairs {
 	p := &pairs{}
-	return p.add("request", r.request).add("user", r.caller.User).
-		add("uid", strconv.Itoa(r.caller.UID)).add("pid", strconv.Itoa(r.caller.PID))
+	p.add("request", r.request).add("user", r.caller.User)
+	r.caller.place(p)
+	return p
+}
+
+// place adds where a caller is.
+func (c Caller) place(p *pairs) {
+	if c.From != "" {
+		p.add("from", c.From)
+		return
+	}
+	p.add("uid", strconv.Itoa(c.UID)).add("pid", strconv.Itoa(c.PID))
 }
 
 // operations returns a line for each operation; with the audit switched off, for those that turn its switch.
@@ -180,10 +190,11 @@ func (a *auditLog) passwordChange(r auditRecord, user string) auditLine {
 	return auditLine{via: r.caller.Via, action: actionPassword, resources: r.begin().add("of", user).add("outcome", "begun").b.String()}
 }
 
-func (a *auditLog) failedLogin(who peer, user string, omitted int) auditLine {
-	p := (&pairs{}).add("user", user).add("uid", strconv.Itoa(who.uid)).add("pid", strconv.Itoa(who.pid))
+func (a *auditLog) failedLogin(who Caller, omitted int) auditLine {
+	p := (&pairs{}).add("user", who.User)
+	who.place(p)
 	if omitted > 0 {
 		p.add("omitted", strconv.Itoa(omitted))
 	}
-	return auditLine{via: via, action: actionLogin, resources: p.add("outcome", "failed").b.String()}
+	return auditLine{via: who.Via, action: actionLogin, resources: p.add("outcome", "failed").b.String()}
 }

@@ -2,6 +2,7 @@ package control
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -71,7 +72,13 @@ func (s *Server) authenticate(ctx huma.Context, next func(huma.Context)) {
 
 // login checks a password, after the delay that earlier failures of this user from this uid have earned.
 func (s *Server) login(ctx context.Context, p peer, user, password string) *Error {
-	key := s.guard.key(user, s.users.known(user), p.uid)
+	return s.loginFrom(ctx, fmt.Sprintf("uid %d", p.uid), password, Caller{User: user, Via: via, UID: p.uid, PID: p.pid})
+}
+
+// loginFrom is login from a place.
+func (s *Server) loginFrom(ctx context.Context, from, password string, who Caller) *Error {
+	user := who.User
+	key := s.guard.key(user, s.users.known(user), from)
 	if err := s.guard.wait(ctx, key); err != nil {
 		return err
 	}
@@ -83,19 +90,19 @@ func (s *Server) login(ctx context.Context, p peer, user, password string) *Erro
 	// Counted even if the call has ended: who hangs up early must not guess for free.
 	if err.Code == CodeForbidden {
 		s.guard.failed(key)
-		s.auditFailedLogin(p, user)
+		s.auditFailedLogin(who)
 	}
 	return err
 }
 
 // auditFailedLogin writes a line, unless there were too many lately: then the next line says how many were left out.
-func (s *Server) auditFailedLogin(p peer, user string) {
+func (s *Server) auditFailedLogin(who Caller) {
 	omitted, ok := s.guard.mayReport()
 	if !ok || !s.backend.Snapshot().Settings().Audit {
 		return
 	}
-	if err := s.audit.write([]auditLine{s.audit.failedLogin(p, user, omitted)}); err != nil {
-		s.log.Error("cannot audit a failed login", "user", lists.Quote(user), "uid", p.uid, "error", err)
+	if err := s.audit.write([]auditLine{s.audit.failedLogin(who, omitted)}); err != nil {
+		s.log.Error("cannot audit a failed login", "user", lists.Quote(who.User), "via", who.Via, "error", err)
 	}
 }
 

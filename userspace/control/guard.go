@@ -9,7 +9,7 @@ import (
 )
 
 // Delays after failed logins: a few are free, then each doubles the time until the next attempt of the same user
-// from the same uid is looked at. Nobody is locked out for good, and nobody can delay another uid.
+// from the same place (uid or address) is looked at. Nobody is locked out for good, and nobody can delay another place.
 const (
 	freeFailures = 3
 	firstDelay   = 250 * time.Millisecond
@@ -22,7 +22,7 @@ const (
 
 type guardKey struct {
 	user string // or the number of a bucket: names that are no account are without number
-	uid  int
+	from string // "uid 1000", or of who calls over the network the address
 }
 
 type guardState struct {
@@ -49,11 +49,11 @@ func newGuard(now func() time.Time) *guard {
 
 // key is what failures are counted under. A name that is no account is slowed down as one that is: who guesses must
 // not learn from delays which names exist.
-func (g *guard) key(user string, known bool, uid int) guardKey {
+func (g *guard) key(user string, known bool, from string) guardKey {
 	if !known {
 		user = fmt.Sprint("bucket ", maphash.String(g.seed, user)%64) // no account has a space in its name
 	}
-	return guardKey{user: user, uid: uid}
+	return guardKey{user: user, from: from}
 }
 
 // reserve returns how long this attempt has to wait. Attempts side by side queue up behind each other.
@@ -85,7 +85,7 @@ func (g *guard) wait(ctx context.Context, k guardKey) *Error {
 		return nil
 	}
 	if d > mostWait {
-		return &Error{Code: CodeForbidden, Message: fmt.Sprintf("too many failed logins of this user from uid %d", k.uid),
+		return &Error{Code: CodeForbidden, Message: "too many failed logins of this user from " + k.from,
 			Hint: fmt.Sprintf("try again in %s; root needs no password", d.Round(time.Second))}
 	}
 	t := time.NewTimer(d)

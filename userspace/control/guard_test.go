@@ -10,7 +10,7 @@ import (
 func TestGuardDelays(t *testing.T) {
 	clock := newTestClock()
 	g := newGuard(clock.Now)
-	k := g.key("admin", true, 1000)
+	k := g.key("admin", true, fmt.Sprint(1000))
 	for i := range freeFailures {
 		if d := g.reserve(k); d != 0 {
 			t.Fatalf("attempt %d waits %v", i+1, d)
@@ -29,10 +29,10 @@ func TestGuardDelays(t *testing.T) {
 			want = firstDelay // the delay after a reserved attempt counts the failures before it
 		}
 	}
-	if d := g.reserve(g.key("admin", true, 1001)); d != 0 {
+	if d := g.reserve(g.key("admin", true, fmt.Sprint(1001))); d != 0 {
 		t.Errorf("another uid waits %v", d)
 	}
-	if d := g.reserve(g.key("other", true, 1000)); d != 0 {
+	if d := g.reserve(g.key("other", true, fmt.Sprint(1000))); d != 0 {
 		t.Errorf("another user waits %v", d)
 	}
 
@@ -64,20 +64,20 @@ func TestGuardIsBounded(t *testing.T) {
 	clock := newTestClock()
 	g := newGuard(clock.Now)
 	for i := range 20_000 {
-		g.failed(g.key(fmt.Sprint("user", i), false, 0))
+		g.failed(g.key(fmt.Sprint("user", i), false, fmt.Sprint(0)))
 		clock.add(time.Millisecond)
 	}
 	if n := len(g.states); n > 64 {
 		t.Errorf("unknown names take %d places", n)
 	}
 	for i := range 5 * maxGuarded {
-		g.failed(g.key("admin", true, i))
+		g.failed(g.key("admin", true, fmt.Sprint(i)))
 		clock.add(time.Millisecond)
 	}
 	if n := len(g.states); n > maxGuarded {
 		t.Errorf("%d places are taken", n)
 	}
-	if _, ok := g.states[g.key("admin", true, 5*maxGuarded-1)]; !ok {
+	if _, ok := g.states[g.key("admin", true, fmt.Sprint(5*maxGuarded-1))]; !ok {
 		t.Error("the newest failure was forgotten first")
 	}
 }

@@ -122,18 +122,26 @@ func (s *Server) postBatch(ctx context.Context, in *batchInput) (*output[wireRep
 		}
 		caller.SessionPeer = a.Unmap().WithZone("").String()
 	}
-	ops, notes, err := decoder{now: s.now(), by: caller.User, root: isRoot(caller)}.batch(in.Body.Ops)
+	reply, err := s.change(ctx, caller, in.Body.Ops, in.Body.AcceptRisk)
 	if err != nil {
-		return nil, asError(err)
+		return nil, err
 	}
-	request := Request{Caller: caller, AcceptRisk: in.Body.AcceptRisk,
-		Batch: lists.Batch{Ops: ops, By: caller.User, Via: caller.Via}}
-	reply, err := s.audited(ctx, request, in.Body.Ops)
+	return &output[wireReply]{toWireReply(reply)}, nil
+}
+
+// change has a batch done for a caller.
+func (s *Server) change(ctx context.Context, caller Caller, wire []Operation, acceptRisk []string) (Reply, error) {
+	ops, notes, err := decoder{now: s.now(), by: caller.User, root: isRoot(caller)}.batch(wire)
 	if err != nil {
-		return nil, asError(err)
+		return Reply{}, asError(err)
+	}
+	request := Request{Caller: caller, AcceptRisk: acceptRisk, Batch: lists.Batch{Ops: ops, By: caller.User, Via: caller.Via}}
+	reply, err := s.audited(ctx, request, wire)
+	if err != nil {
+		return Reply{}, asError(err)
 	}
 	reply.Notes = append(notNil(notes), reply.Notes...)
-	return &output[wireReply]{toWireReply(reply)}, nil
+	return reply, nil
 }
 
 // audited writes what is asked for to the audit log, and only then has it done. What fails is written as well.

@@ -50,7 +50,8 @@ func (e *Error) GetStatus() int {
 // Caller is who makes a call, as the server established it.
 type Caller struct {
 	User string // "root" by peer credentials, or the login name
-	Via  string // "cli": the unix socket
+	Via  string // "cli": the unix socket; "rest_api": the management API
+	From string // the address of who calls over the network, else ""
 	UID  int    // peer's uid
 	PID  int    // peer's process when it connected
 	// SessionPeer is the address the caller's SSH session comes from, "" if none: said by the CLI, used only to

@@ -176,6 +176,13 @@ func (u *users) known(name string) bool {
 	return ok
 }
 
+// isDefault reports whether an account has the password that every new node has.
+func (u *users) isDefault(name string) bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.accounts[name].Default
+}
+
 // resettable reports whether root may set that user's password: it exists, or the file is lost anyway.
 func (u *users) resettable(name string) bool {
 	u.mu.Lock()

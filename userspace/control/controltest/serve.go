@@ -15,6 +15,13 @@ import (
 // given.
 func Serve(t testing.TB, b control.Backend, o control.Options) *control.Client {
 	t.Helper()
+	_, c := Start(t, b, o)
+	return c
+}
+
+// Start is [Serve] for who needs the server too.
+func Start(t testing.TB, b control.Backend, o control.Options) (*control.Server, *control.Client) {
+	t.Helper()
 	// Not t.TempDir: a unix socket's path has at most 107 bytes.
 	dir, err := os.MkdirTemp("", "control")
 	if err != nil {
@@ -55,5 +62,5 @@ func Serve(t testing.TB, b control.Backend, o control.Options) *control.Client {
 	if os.Geteuid() != 0 {
 		c.User, c.Password = "admin", "admin"
 	}
-	return c
+	return s, c
 }
