@@ -15,7 +15,8 @@ import (
 // Options of [New]. The zero value works: kernel enforcement, a whitelisted identifier speaks for its whole request.
 type Options struct {
 	// IPEnforcement says who acts on listed addresses: "kernel" (or ""), "l7" (this package, per API, and not the
-	// kernel) or "both".
+	// kernel) or "both". An address that the kernel cannot have seen (named by a trusted proxy or a gateway) is
+	// judged here in every mode.
 	IPEnforcement string
 	// WhitelistScope is "request" (or ""): a whitelisted identifier passes its request; or "identifier": it protects
 	// only itself, for keys that many clients share.
@@ -30,19 +31,42 @@ type Options struct {
 // Shim judges requests against the lists and APIs that it was given last. Safe for concurrent use.
 type Shim struct {
 	options Options
-	apis    atomic.Pointer[apis.Set]
-	lists   atomic.Pointer[lists.Snapshot]
+	writer  *writer
+	index   atomic.Pointer[index]
+	rules   atomic.Pointer[rules]
 
 	counters counters
 }
 
 // New returns a shim that knows no lists and no APIs yet: until [Shim.Use] and [Shim.UseAPIs] it refuses everything
 // as of an unknown host.
-func New(o Options) *Shim { return &Shim{options: o} }
+func New(o Options) *Shim {
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	trusted := make([]netip.Prefix, 0, len(o.TrustedProxies))
+	for _, p := range o.TrustedProxies {
+		if id, ok := lists.PrefixID(p); ok { // unmapped and masked, as addresses are compared
+			p, _ = id.Prefix()
+		}
+		trusted = append(trusted, p)
+	}
+	o.TrustedProxies = trusted
+	s := &Shim{options: o, writer: newWriter()}
+	s.index.Store(s.writer.empty())
+	s.rules.Store(s.newRules(nil))
+	return s
+}
 
 // Use puts a snapshot in force; it has taken effect for every request judged after it returns. changes lead from the
-// snapshot used before to this one, unless whole. One caller at a time.
-func (s *Shim) Use(snap *lists.Snapshot, changes []lists.Change, whole bool) { s.lists.Store(snap) }
+// snapshot used before to this one, unless whole. A change takes microseconds, a whole million under a second in which
+// requests are judged by what was in force before. One caller at a time.
+func (s *Shim) Use(snap *lists.Snapshot, changes []lists.Change, whole bool) {
+	s.index.Store(s.writer.next(s.index.Load(), snap, changes, whole))
+}
+
+// UseAPIs puts the definitions in force, as Use does lists.
+func (s *Shim) UseAPIs(set *apis.Set) { s.rules.Store(s.newRules(set)) }
 
 // Run ends held streams and keeps the keys that verify tokens fresh until ctx ends, whose error it returns. Without it
 // the shim decides; Hold ends nothing, and no token is verified.
@@ -51,46 +75,130 @@ func (s *Shim) Run(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// Explain says how a request is judged, without counting it or asking detectors. It takes microseconds and
-// allocates: for people, not for traffic.
-func (s *Shim) Explain(r *http.Request) Explanation { return Explanation{Decision: s.Decide(r)} }
-
-// UseAPIs puts the definitions in force, as Use does lists.
-func (s *Shim) UseAPIs(set *apis.Set) { s.apis.Store(set) }
-
-// ClientAddr returns the client of a request by X-Forwarded-For as far as trusted proxies vouch for it, else its TCP
-// peer; unmapped, without zone; the zero value if RemoteAddr is not an address. Enforcement, detection and logs all
-// use this one function.
-func ClientAddr(r *http.Request, trusted []netip.Prefix) netip.Addr {
-	peer, _ := netip.ParseAddrPort(r.RemoteAddr)
-	return peer.Addr().Unmap().WithZone("")
+// Decide judges one request. It never blocks, keeps nothing of r but its header and strings, and changes nothing in it.
+func (s *Shim) Decide(r *http.Request) Decision {
+	start := time.Now()
+	w := works.Get().(*work)
+	s.prepare(w, start)
+	q, p := s.read(r)
+	w.refuse(p)
+	d := s.judge(w, &q)
+	if s.options.Detect != nil && d.Verdict == Pass {
+		s.detect(r, w, &d)
+	}
+	works.Put(w)
+	s.counters.count(d.Reason, d.ID.Kind, time.Since(start))
+	return d
 }
 
-// Decide judges one request. It never blocks, keeps nothing of r but strings, and changes nothing in it.
-func (s *Shim) Decide(r *http.Request) Decision {
-	api, miss := s.apis.Load().Find(r.Host, r.URL.Path)
+// prepare resets w to judge by what is in force.
+func (s *Shim) prepare(w *work, now time.Time) {
+	if s.options.Now != nil {
+		now = s.options.Now()
+	}
+	w.reset(s.index.Load(), s.rules.Load(), now.Unix(), s.options.WhitelistScope == "identifier")
+}
+
+// judge reads the request and decides.
+func (s *Shim) judge(w *work, q *request) (d Decision) {
+	d.Client = q.client
+	if w.problem.reason != PassUnlisted {
+		return refused(d, w.problem.reason)
+	}
+	miss, p := w.find(q, w.rules.set)
+	if w.refuse(p); w.problem.reason != PassUnlisted {
+		return refused(d, w.problem.reason)
+	}
 	switch miss {
 	case apis.UnknownHost:
-		return Decision{Verdict: Refuse, Reason: UnknownHost, Answer: answerUnknownHost}
+		return refused(d, UnknownHost)
 	case apis.UnknownAPI:
-		return Decision{Verdict: Refuse, Reason: UnknownAPI, Answer: answerUnknownAPI}
+		return refused(d, UnknownAPI)
 	}
-	return Decision{API: api}
+	d.API = w.found[0]
+	blocking := false
+	for i, api := range w.found[:w.apis] {
+		w.plans[i] = w.rules.plans[api]
+		blocking = blocking || api.EnableBlocking
+	}
+	w.address(q, s.judgesAddress(q))
+	w.headers(q)
+	w.queryString(q.query)
+	w.vouched(q.claims)
+	if w.problem.reason != PassUnlisted {
+		return refused(d, w.problem.reason)
+	}
+	d.seen = seen{request: *q, hasToken: w.hasToken}
+	black, white := w.outcome()
+	d.seen.whitelisted = white.kind != 0 && !(w.single && white.kind > lists.KindToken)
+	switch {
+	case !blocking || !w.index.settings.Firewall:
+		d.Reason = PassNotEnforced
+	case black.kind != 0 && (w.single || white.kind == 0):
+		d.Verdict, d.Reason, d.Answer = Block, Blacklisted, answers[Blacklisted]
+		d.named(black)
+	case white.kind != 0:
+		d.Reason = PassWhitelisted
+		d.named(white)
+	}
+	return d
 }
 
-// The answers of the original.
-var (
-	answerUnknownHost = apis.Answer{Status: http.StatusServiceUnavailable, Reason: "Service Unavailable", Body: "Error: Unknown Hostname"}
-	answerUnknownAPI  = apis.Answer{Status: http.StatusServiceUnavailable, Reason: "Service Unavailable", Body: "Error: Unknown API"}
-)
+// judgesAddress reports whether a blacklisted client is blocked here.
+func (s *Shim) judgesAddress(q *request) bool {
+	switch s.options.IPEnforcement {
+	case "l7", "both":
+		return true
+	}
+	return !q.direct || q.claims.Relayed
+}
+
+// named notes the entry that decided.
+func (d *Decision) named(h hit) {
+	d.ID, d.List = lists.ID{Kind: h.kind, Name: h.name, Value: h.value}, h.meta.list()
+	if d.List == lists.Blacklist {
+		d.Source = h.meta.source()
+	}
+}
+
+func refused(d Decision, reason Reason) Decision {
+	d.Verdict, d.Reason, d.Answer = Refuse, reason, answers[reason]
+	return d
+}
+
+// answers are those of the original, but for 431, which it does not have.
+var answers = [reasons]apis.Answer{
+	Blacklisted: {Status: http.StatusForbidden, Reason: "Unauthorized", Body: "Error: Unauthorized"},
+	Malformed:   {Status: http.StatusBadRequest, Reason: "Bad Request", Body: "Error: Malformed Request"},
+	TooLarge:    {Status: http.StatusRequestHeaderFieldsTooLarge, Reason: "Request Header Fields Too Large", Body: "Error: Request Header Fields Too Large"},
+	UnknownAPI:  {Status: http.StatusServiceUnavailable, Reason: "Service Unavailable", Body: "Error: Unknown API"},
+	UnknownHost: {Status: http.StatusServiceUnavailable, Reason: "Service Unavailable", Body: "Error: Unknown Hostname"},
+}
+
+// detect asks the detector about a request that the lists let pass.
+func (s *Shim) detect(r *http.Request, w *work, d *Decision) {
+	answer, source, ok := s.options.Detect(r, Seen{
+		API: d.API, Client: d.Client, HTTPS: r.TLS != nil || r.URL.Scheme == "https" || r.URL.Scheme == "wss",
+		SchemeUnknown: d.seen.request.claims.SchemeUnknown,
+		HasToken:      d.seen.hasToken, Whitelisted: d.seen.whitelisted,
+	})
+	if ok {
+		d.Verdict, d.Reason, d.Answer, d.Source = Refuse, Detected, answer, source
+	}
+}
 
 // Answered tells what status the backend answered a passed request with: a credential that it accepted (2xx, 3xx) is
 // one that detectors may blacklist.
 func (s *Shim) Answered(d Decision, status int) {}
 
 // Hold has end called, once and within a second, when the client of a passed request comes to be blocked while its
-// stream is open. Call it before anything of the request is changed, from the goroutine that judged it. release must be called when the stream has ended; end may be running then.
+// stream is open. Call it before anything of the request is changed, from the goroutine that judged it. release must be
+// called when the stream has ended; end may be running then.
 func (s *Shim) Hold(d Decision, end func()) (release func()) { return func() {} }
 
-// seen are the identifiers of a request.
-type seen struct{}
+// seen is what [Shim.Answered] and [Shim.Hold] need to know of a request.
+type seen struct {
+	request     request
+	hasToken    bool
+	whitelisted bool
+}

@@ -1,9 +1,11 @@
 package shim
 
 import (
+	"net/http"
 	"time"
 
 	"github.com/portcullis/portcullis/lists"
+	"github.com/portcullis/portcullis/userspace/apis"
 )
 
 // Explanation says how a request is judged: everything that was found in it, and what decided.
@@ -39,4 +41,71 @@ type Match struct {
 	Expires time.Time // the zero time: never
 	Counts  bool      // false: Why says why it does not
 	Why     string
+}
+
+// Explain says how a request is judged, without counting it or asking detectors. It takes microseconds and
+// allocates: for people, not for traffic.
+func (s *Shim) Explain(r *http.Request) Explanation {
+	w := new(work)
+	var e Explanation
+	s.prepare(w, time.Now())
+	w.trace = &e
+	q, p := s.read(r)
+	w.refuse(p)
+	e.Host = q.host
+	e.Decision = s.judge(w, &q)
+	if w.problem.why != "" {
+		e.Notes = append(e.Notes, "refused: "+w.problem.why)
+	}
+	if e.Decision.Reason == PassNotEnforced {
+		e.Notes = append(e.Notes, "the lists are not enforced here: the firewall is off, or enable_blocking of the API is")
+	}
+	if len(e.Paths) > 1 {
+		e.Notes = append(e.Notes, "backends may read the path in several ways: the strictest of their APIs counts")
+	}
+	return e
+}
+
+// path notes one reading of the path.
+func (e *Explanation) path(path string, api *apis.API) {
+	p := Path{Path: path}
+	if api != nil {
+		p.API = api.ID
+	}
+	for _, other := range e.Paths {
+		if other == p {
+			return
+		}
+	}
+	e.Paths = append(e.Paths, p)
+}
+
+// note adds an identifier that is being read.
+func (w *work) note(id Identifier) {
+	id.Where = w.where
+	if w.whereName != "" {
+		id.Where += " " + w.whereName
+	}
+	if w.where == "gateway" || w.where == "claim" {
+		id.Verified = id.Canonical
+	}
+	w.trace.Found = append(w.trace.Found, id)
+}
+
+// match describes a listing.
+func (w *work) match(m meta) Match {
+	match := Match{List: m.list(), Source: m.source(), Expires: m.expires(), Counts: m.live(w.now)}
+	if !match.Counts {
+		match.Why = "it has ended"
+	}
+	return match
+}
+
+// ambiguous notes that what seemed canonical is not the only one.
+func (w *work) ambiguous(found int) {
+	id := &w.trace.Found[found]
+	id.Canonical, id.Verified = false, false
+	for i := range id.Matches {
+		id.Matches[i].Counts, id.Matches[i].Why = false, "it is there more than once: backends may take another"
+	}
 }

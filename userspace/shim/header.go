@@ -1,0 +1,283 @@
+package shim
+
+import (
+	"iter"
+	"maps"
+	"net/http"
+	"slices"
+	"strings"
+
+	"github.com/portcullis/portcullis/lists"
+)
+
+// Groups of what must occur once to be canonical, beside those of names.
+const (
+	groupToken uint64 = iota + 1
+	groupUser
+	groupIP
+)
+
+// headers checks every header field and reads the identifiers in it.
+func (w *work) headers(q *request) {
+	total, lines, lengths := 0, 0, 0
+	coded := q.coded
+	for name, values := range w.inOrder(q.header) {
+		for _, v := range values {
+			total += len(name) + len(v)
+			if hasControl(v) {
+				w.refuse(malformed("control characters in a header field"))
+			}
+		}
+		lines += len(values)
+		if total > MaxHeaderBytes || lines > MaxHeaders {
+			w.refuse(tooLarge("the header is too long"))
+		}
+		var ok bool
+		if w.folded, ok = foldHeader(w.folded[:0], name); !ok {
+			w.refuse(malformed("the name of a header field is no word"))
+		}
+		if w.problem.reason != PassUnlisted {
+			return
+		}
+		switch string(w.folded) {
+		case "host":
+			if len(values) > 1 || len(values) == 1 && !sameHost(values[0], q.host) {
+				w.refuse(malformed("several Host fields"))
+			}
+		case "transfer-encoding":
+			coded = true
+			if len(values) != 1 || !strings.EqualFold(values[0], "chunked") {
+				w.refuse(malformed("a transfer encoding other than chunked"))
+			}
+			w.onlyDashes(name)
+		case "content-length":
+			if lengths += len(values); lengths > 1 || len(values) == 1 && !isNumber(values[0]) {
+				w.refuse(malformed("Content-Length is not one number"))
+			}
+			w.onlyDashes(name)
+		default:
+			w.header(name, values)
+		}
+	}
+	if coded && lengths > 0 {
+		w.refuse(malformed("both Content-Length and Transfer-Encoding"))
+	}
+}
+
+// onlyDashes refuses a framing field whose name only some backends recognise.
+func (w *work) onlyDashes(name string) {
+	if strings.IndexByte(name, '-') < 0 {
+		w.refuse(malformed("a framing field with another name"))
+	}
+}
+
+// inOrder yields the header, for people in the order of its names.
+func (w *work) inOrder(h http.Header) iter.Seq2[string, []string] {
+	if w.trace == nil {
+		return maps.All(h)
+	}
+	return func(yield func(string, []string) bool) {
+		for _, name := range slices.Sorted(maps.Keys(h)) {
+			if !yield(name, h[name]) {
+				return
+			}
+		}
+	}
+}
+
+// foldHeader is foldName of a header field's name; ok is false if that is no token.
+func foldHeader(to []byte, name string) (folded []byte, ok bool) {
+	for i := 0; i < len(name); i++ {
+		if !tokenBytes[name[i]] {
+			return to, false
+		}
+		to = append(to, folds[name[i]])
+	}
+	return to, name != ""
+}
+
+// header reads the identifiers in one field, whose folded name is in w.folded.
+func (w *work) header(name string, values []string) {
+	tag := w.index.name(textOf(w.folded))
+	if w.keyWanted(tag) {
+		w.keyHeader(tag, name, values)
+	}
+	for _, p := range w.plans[:w.apis] {
+		if p.username == tag {
+			w.userHeader(name, values)
+		}
+		if p.jwtHeader == tag {
+			for _, v := range values {
+				w.jwtHeader(p, name, v, len(values) == 1)
+			}
+		}
+	}
+	switch string(w.folded) {
+	case "cookie":
+		for _, v := range values {
+			w.cookieLine(v)
+		}
+	case "authorization":
+		for _, v := range values {
+			w.authorization(v, len(values) == 1)
+		}
+	}
+}
+
+// keyWanted reports whether an API key of that folded name could be listed, under it or under the other name that an
+// API has for keys.
+func (w *work) keyWanted(tag uint64) bool {
+	if w.index.lists(lists.KindAPIKey, tag) {
+		return true
+	}
+	for _, p := range w.plans[:w.apis] {
+		if p.header == tag || p.query == tag {
+			return true
+		}
+	}
+	return false
+}
+
+// keyGroup is what must occur only once if a key of that name is to be canonical.
+func (w *work) keyGroup(tag uint64) uint64 {
+	for _, p := range w.plans[:w.apis] {
+		if tag == p.header || tag == p.query {
+			return nameTag(lists.KindAPIKey, p.keyGroup)
+		}
+	}
+	return nameTag(lists.KindAPIKey, tag)
+}
+
+// keyHeader reads API keys from a field.
+func (w *work) keyHeader(tag uint64, name string, values []string) {
+	w.from("header", name)
+	group := w.keyGroup(tag)
+	for _, v := range values {
+		v = strings.Trim(v, " \t")
+		w.occurs(group)
+		if len(values) == 1 && isPlain(v) {
+			w.buf = appendLower(w.buf[:0], name)
+			w.canonical(key{kind: lists.KindAPIKey, form: formHeader, name: textOf(w.buf), value: v}, w.index.name(textOf(w.buf)), group)
+		}
+		w.apiKey(tag, v, false)
+		if comma := strings.IndexByte(v, ','); comma >= 0 {
+			for part := range strings.SplitSeq(v, ",") {
+				w.apiKey(tag, strings.Trim(part, " \t"), false)
+			}
+		}
+		if _, rest := cutWord(v); rest != "" { // Authorization: ApiKey KEY
+			w.apiKey(tag, rest, false)
+		}
+		w.done()
+	}
+}
+
+// apiKey looks the readings of one value up under the name in w.folded, and under the other names that an API has.
+func (w *work) apiKey(tag uint64, v string, decode bool) {
+	read := func(tag uint64) {
+		w.speller.each(v, decode, func(value string, how spelling) { w.reading(lists.KindAPIKey, tag, value, how) })
+	}
+	read(tag)
+	for _, p := range w.plans[:w.apis] {
+		other := p.queryName
+		if tag == p.query {
+			other = p.headerName
+		} else if tag != p.header {
+			continue
+		}
+		if other == "" || !w.index.lists(lists.KindAPIKey, w.index.name(other)) {
+			continue
+		}
+		mine := len(w.folded)
+		w.folded = append(w.folded, other...)
+		whole := w.folded
+		w.folded = whole[mine:]
+		read(w.index.name(other))
+		w.folded = whole[:mine]
+	}
+}
+
+// isPlain reports whether every backend takes a header or cookie value for what it is: no spaces, quotes, escapes or
+// separators in it.
+func isPlain(s string) bool {
+	for i := 0; i < len(s); i++ {
+		switch c := s[i]; c {
+		case ',', ';', '"', '\\':
+			return false
+		default:
+			if c <= ' ' || c >= 0x7f {
+				return false
+			}
+		}
+	}
+	return s != ""
+}
+
+// cutWord splits at the first white space; rest has none around it.
+func cutWord(s string) (word, rest string) {
+	if i := strings.IndexAny(s, " \t"); i >= 0 {
+		return s[:i], strings.Trim(s[i:], " \t")
+	}
+	return s, ""
+}
+
+// authorization reads tokens and Basic user names from one field; alone: there is no other.
+func (w *work) authorization(line string, alone bool) {
+	w.from("header", "Authorization")
+	line = strings.Trim(line, " \t")
+	bearer := false // what has no scheme has that of what came before
+	for part := range strings.SplitSeq(line, ",") {
+		part = strings.Trim(part, " \t")
+		if part == "" {
+			continue
+		}
+		scheme, rest := cutWord(part)
+		switch {
+		case rest == "":
+			rest = part
+		case strings.EqualFold(scheme, "Basic"):
+			w.basic(rest)
+			continue
+		default:
+			bearer = strings.EqualFold(scheme, "Bearer")
+		}
+		plain := alone && bearer && len(part) == len(line) && len(line) == len("Bearer ")+len(rest)
+		w.tokenValue(rest, bearer, false, plain && isPlain(rest))
+	}
+	if scheme, rest := cutWord(line); strings.IndexByte(rest, ',') >= 0 && !strings.EqualFold(scheme, "Basic") {
+		w.speller.each(rest, false, func(value string, how spelling) { w.reading(lists.KindToken, 0, value, how) })
+	}
+}
+
+// tokenValue reads one token.
+func (w *work) tokenValue(v string, bearer, decode, plain bool) {
+	if v == "" {
+		return
+	}
+	if w.tokens++; w.tokens > MaxTokens {
+		w.refuse(tooLarge("too many tokens"))
+		return
+	}
+	w.occurs(groupToken)
+	if bearer {
+		if w.hasToken = true; w.token == "" {
+			w.token = v
+		}
+	}
+	if plain {
+		w.canonical(key{kind: lists.KindToken, form: formStrict, value: v}, 0, groupToken)
+	}
+	w.speller.each(v, decode, func(value string, how spelling) { w.reading(lists.KindToken, 0, value, how) })
+	if i := strings.LastIndexAny(v, " \t"); i >= 0 { // Bearer Bearer TOKEN
+		w.speller.each(v[i+1:], decode, func(value string, how spelling) { w.reading(lists.KindToken, 0, value, how) })
+	}
+	w.done()
+	if !bearer {
+		return
+	}
+	for _, p := range w.plans[:w.apis] {
+		if p.jwtBearer {
+			w.jwtUser(p, v, plain)
+		}
+	}
+}
