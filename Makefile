@@ -11,10 +11,10 @@ BENCH ?= full
 # What goroutines share, and stays quick under the race detector.
 RACE := ./lists ./lists/store ./userspace/...
 
-.PHONY: help build demo test test-race test-kernels verify generate fuzz gapless bench bench-check install uninstall clean
+.PHONY: help build demo test test-race test-kernels verify generate fuzz gapless bench bench-check bench-l7 bench-l7-check install uninstall clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: ## build bin/portcullis and bin/cli.sh
 	@mkdir -p bin
@@ -65,6 +65,16 @@ bench-check: ## a short run that fails when a ratio is beyond its floor (root; a
 	@.ci/deps bench
 	@go build -o bin/bench ./testenv/bench
 	@exec bin/bench -plan check -out ""
+
+bench-l7: ## measure HTTP requests beside nginx, HAProxy and Caddy (about 5 minutes; writes docs/BENCHMARKS-L7.md)
+	@.ci/deps bench-l7
+	@go build -o bin/benchl7 ./testenv/benchl7
+	@exec bin/benchl7 -plan $(BENCH) -out $(if $(filter full,$(BENCH)),docs,.cache/bench)
+
+bench-l7-check: ## a short run of it that fails when a ratio is below its floor
+	@.ci/deps bench-l7
+	@go build -o bin/benchl7 ./testenv/benchl7
+	@exec bin/benchl7 -plan check -out ""
 
 install: build ## install below DESTDIR (default /): binary, cli.sh, man page, completions, unit, configuration
 	@deploy/install.sh

@@ -28,15 +28,17 @@ var rooms = map[string][]string{
 	"userspace/shim/spoe":     {"userspace/apis", "userspace/shim", "userspace/shim/front"},
 	"userspace/shim/sideband": {"lists", "userspace/shim", "userspace/shim/front"},
 	"userspace/management":    {"lists", "userspace/control"},
+	"userspace/shim/proxy":    {"lists", "userspace/apis", "userspace/shim"},
 	"userspace/detect":        {"lists", "userspace/apis"},
 
 	"userspace/control/controltest": {"lists", "userspace/control"}, // a node in memory: only tests import it
 
-	"userspace":      {"bpf", "lists", "lists/store", "loader", "loader/compile", "userspace/apis", "userspace/control", "userspace/detect", "userspace/management", "userspace/shim", "userspace/shim/check", "userspace/shim/extauthz", "userspace/shim/front", "userspace/shim/spoe", "userspace/shim/sideband"},
-	"cmd/portcullis": {"lists", "lists/format", "userspace", "userspace/control"},
-	"testenv":        {},
-	"testenv/bench":  {"bpf", "lists", "lists/store", "loader", "loader/compile", "testenv", "testenv/generator", "userspace/control"},
-	"testenv/demo":   {"testenv"},
+	"userspace":       {"bpf", "lists", "lists/store", "loader", "loader/compile", "userspace/apis", "userspace/control", "userspace/detect", "userspace/management", "userspace/shim", "userspace/shim/check", "userspace/shim/extauthz", "userspace/shim/front", "userspace/shim/proxy", "userspace/shim/spoe", "userspace/shim/sideband"},
+	"cmd/portcullis":  {"lists", "lists/format", "userspace", "userspace/control"},
+	"testenv":         {},
+	"testenv/bench":   {"bpf", "lists", "lists/store", "loader", "loader/compile", "testenv", "testenv/generator", "userspace/control"},
+	"testenv/benchl7": {"lists", "testenv", "userspace/apis", "userspace/shim", "userspace/shim/proxy"},
+	"testenv/demo":    {"testenv"},
 
 	"testenv/generator": {"testenv"}, // sends frames: only tests and the benchmark import it
 
