@@ -369,6 +369,23 @@ type IndexState struct {
 	Mismatches    uint64        // of these, where they disagreed; anything but 0 is a bug of ours
 }
 
+// IndexSays is what the index answers about an IPv4 address: "drop", "pass", or "ask" the tries; "" where there is no index that
+// this process filled, and for other addresses. It waits for a change of the lists that is being written.
+func (m *Maps) IndexSays(a netip.Addr) (string, error) {
+	leave, err := m.enter()
+	if err != nil {
+		return "", err
+	}
+	defer leave()
+	m.writing.Lock()
+	defer m.writing.Unlock()
+	if m.disown(); !a.Is4() || m.index.x == nil {
+		return "", nil
+	}
+	b := a.As4()
+	return m.index.x.Answer(binary.BigEndian.Uint32(b[:])).String(), nil
+}
+
 // note keeps what Index reports.
 func (n *index) note() {
 	s := new(IndexState)

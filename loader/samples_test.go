@@ -121,6 +121,23 @@ func TestHits(t *testing.T) {
 	expect("10.0.0.66/32", 0)
 }
 
+// TestIndexSays: the index answers for IPv4, and where it does not know it asks.
+func TestIndexSays(t *testing.T) {
+	m := newJudged(t, Options{PinDir: pinsFor(t)}).l.Maps()
+	soon := compile.Cell{DropUntil: time.Now().Add(time.Second).Unix(), Source: lists.Manual}
+	replace(t, m, 2, cells{"10.0.0.0/24": drop, "10.0.0.66/32": {PassUntil: compile.Never, DropUntil: compile.Never}, "10.0.1.1/32": soon})
+	for address, want := range map[string]string{"10.0.0.1": "drop", "10.0.0.66": "pass", "10.0.1.1": "ask", "10.0.2.1": "pass", "2001:db8::1": ""} {
+		if got, err := m.IndexSays(netip.MustParseAddr(address)); err != nil || got != want {
+			t.Errorf("%s: %q, %v, want %q", address, got, err, want)
+		}
+	}
+	lpm := newJudged(t, Options{PinDir: pinsFor(t), Lookup: LookupLPM}).l.Maps()
+	replace(t, lpm, 2, cells{"10.0.0.0/24": drop})
+	if got, err := lpm.IndexSays(netip.MustParseAddr("10.0.0.1")); err != nil || got != "" {
+		t.Errorf("without an index: %q, %v", got, err)
+	}
+}
+
 // TestSampleLayout: decode reads a sample where the program writes it.
 func TestSampleLayout(t *testing.T) {
 	r := sampleReader{counts: map[sampleKey]uint64{}}

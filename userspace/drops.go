@@ -56,8 +56,20 @@ func (n *node) resolve(s loader.Sample) control.Drop {
 	describePacket(s.Packet, s.Layer3, &d)
 	if a, err := netip.ParseAddr(d.Source); err == nil && s.Reason == "drop_blacklisted" {
 		blame(n.store.Snapshot(), *n.protected.Load(), a.Unmap(), &d)
+		n.addHits(&d)
 	}
 	return d
+}
+
+// addHits says what the prefix has dropped, where that is counted.
+func (n *node) addHits(d *control.Drop) {
+	p, err := netip.ParsePrefix(d.Prefix)
+	if err != nil || !n.exact() {
+		return
+	}
+	if h, err := n.hits(p); err == nil {
+		d.Hits = &h
+	}
 }
 
 func (n *node) interfaceName(index int) string {

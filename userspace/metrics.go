@@ -107,6 +107,25 @@ func (m *metrics) Collect(out chan<- prometheus.Metric) {
 		count("index_mismatches_total", "Of the packets checked, those on which index and maps did not agree.", x.Mismatches)
 	}
 	m.interfaces(out, st)
+	m.drops(out, st)
+}
+
+// drops is what is known of drops besides the counters of the interfaces.
+func (m *metrics) drops(out chan<- prometheus.Metric, st control.Status) {
+	if st.Accounting == "" {
+		return // no packets are judged here
+	}
+	count := func(d *prometheus.Desc, v uint64, labels ...string) {
+		out <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(v), labels...)
+	}
+	count(desc("samples_written_total", "Samples of drops that were written for those who watch."), st.Samples.Written)
+	count(desc("samples_lost_total", "Samples of drops that found no room, because nobody read in time."), st.Samples.Lost)
+	packets := desc("source_dropped_packets_total", "Packets dropped by source of the blacklist entry, with exact accounting.", "source")
+	bytes := desc("source_dropped_bytes_total", "Bytes of the packets dropped by source of the blacklist entry, with exact accounting.", "source")
+	for _, s := range st.Sources {
+		count(packets, s.Packets, s.Source)
+		count(bytes, s.Bytes, s.Source)
+	}
 }
 
 // rooms says how full the lists are.

@@ -41,6 +41,8 @@ func testMetrics(t *testing.T) *metrics {
 		{Name: "eth2", Mode: "generic", Error: "attached in generic mode and stays so"},
 	}}
 	st.Generation.Store, st.Generation.Kernel = 9, 7
+	st.Accounting, st.Samples = "exact", control.Samples{Written: 70, Lost: 2}
+	st.Sources = []control.SourceHits{{Source: "decoy", Hits: control.Hits{Packets: 5, Bytes: 300}}}
 	m := newMetrics(func() control.Status { return st }, func() *lists.Snapshot { return snap }, new(node).lenPrefixes, 1000,
 		func() (loader.IndexState, error) {
 			return loader.IndexState{Checked: 70, Mismatches: 1, Lease: 2 * time.Second}, nil
@@ -151,10 +153,23 @@ portcullis_map_prefixes{family="ipv6"} 1
 # HELP portcullis_packets_total Packets that the program judged.
 # TYPE portcullis_packets_total counter
 portcullis_packets_total{family="ipv4",interface="eth0",reason="blacklisted",verdict="drop"} 5
+# HELP portcullis_samples_lost_total Samples of drops that found no room, because nobody read in time.
+# TYPE portcullis_samples_lost_total counter
+portcullis_samples_lost_total 2
+# HELP portcullis_samples_written_total Samples of drops that were written for those who watch.
+# TYPE portcullis_samples_written_total counter
+portcullis_samples_written_total 70
+# HELP portcullis_source_dropped_bytes_total Bytes of the packets dropped by source of the blacklist entry, with exact accounting.
+# TYPE portcullis_source_dropped_bytes_total counter
+portcullis_source_dropped_bytes_total{source="decoy"} 300
+# HELP portcullis_source_dropped_packets_total Packets dropped by source of the blacklist entry, with exact accounting.
+# TYPE portcullis_source_dropped_packets_total counter
+portcullis_source_dropped_packets_total{source="decoy"} 5
 `
 	if err := testutil.GatherAndCompare(r, strings.NewReader(want), "portcullis_bytes_total", "portcullis_capacity_alarm", "portcullis_capacity_entries",
 		"portcullis_capacity_used_entries", "portcullis_evicted_entries_total", "portcullis_decision_duration_seconds", "portcullis_decisions_total", "portcullis_degraded_states", "portcullis_entries",
-		"portcullis_generations_behind", "portcullis_index_lease_seconds", "portcullis_index_mismatches_total", "portcullis_interface_attached", "portcullis_map_capacity_prefixes", "portcullis_map_prefixes", "portcullis_packets_total"); err != nil {
+		"portcullis_generations_behind", "portcullis_index_lease_seconds", "portcullis_index_mismatches_total", "portcullis_interface_attached", "portcullis_map_capacity_prefixes", "portcullis_map_prefixes", "portcullis_packets_total",
+		"portcullis_samples_lost_total", "portcullis_samples_written_total", "portcullis_source_dropped_bytes_total", "portcullis_source_dropped_packets_total"); err != nil {
 		t.Error(err)
 	}
 }

@@ -1,6 +1,7 @@
 package userspace
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"time"
@@ -80,7 +81,13 @@ func (n *node) whyKernel(w *control.Why, a netip.Addr, want compile.Cell, attach
 	w.Bypass, _ = n.maps.Bypass() // fails only once the daemon ends
 	cell, found, err := n.maps.Lookup(a)
 	w.Kernel = kernelSays(cell, found, now)
-	if w.Kernel.Differs = differs(want, cell, now); err != nil {
+	if err == nil {
+		w.Kernel.Index, err = n.maps.IndexSays(a)
+	}
+	if err == nil && found {
+		w.Kernel.Dropped, err = n.dropped(a)
+	}
+	if w.Kernel.Differs = cmp.Or(differs(want, cell, now), indexDiffers(w.Kernel.Index, cell, now)); err != nil {
 		w.Kernel.Differs = err.Error()
 		cell = want
 	}
@@ -100,6 +107,26 @@ func (n *node) whyKernel(w *control.Why, a netip.Addr, want compile.Cell, attach
 	if w.Verdict = "pass"; w.Reason == "drop_blacklisted" {
 		w.Verdict = "drop"
 	}
+}
+
+// dropped is what was dropped on account of the prefix that the maps have for an address, nil if that is not counted.
+func (n *node) dropped(a netip.Addr) (*control.Hits, error) {
+	var d control.Drop
+	blame(n.store.Snapshot(), *n.protected.Load(), a, &d)
+	p, err := netip.ParsePrefix(d.Prefix)
+	if err != nil || !n.exact() {
+		return nil, nil
+	}
+	h, err := n.hits(p)
+	return &h, err
+}
+
+// indexDiffers says in what the index does not say what the maps do, "" if it does. What is about to end it leaves to the maps.
+func indexDiffers(index string, cell compile.Cell, now time.Time) string {
+	if drops := cell.Verdict(now) == lists.Drop; index == "drop" && !drops || index == "pass" && drops {
+		return fmt.Sprintf("the index says %s, the maps do not", index)
+	}
+	return ""
 }
 
 // wantedCell is what the maps should hold for an address that these entries cover.

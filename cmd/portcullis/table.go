@@ -391,14 +391,17 @@ func nodeCommands() []*command {
 			args:  []arg{{name: "ADDRESS", repeat: true, help: "an IP address; -: those on standard input, one a line; with --http: a URL, or a file with the request, -: on standard input"}},
 			short: "Say what happens to packets of an address, or to an HTTP request, and why",
 			long: []string{"The verdict with its reason as status counts it; every entry of both lists that covers the address, with its source, age and end; " +
-				"what the kernel's maps hold, and whether that is what the lists say; whether the address is protected; and which layer acts.",
+				"what the kernel's maps and the index over them hold, and whether that is what the lists say; whether the address is protected; and which layer acts.",
 				"With --http it asks how a request would be judged: every identifier that is found in it and where, the entries that name them, which one decides, " +
 					"and the answer that the client gets. The request is given as curl takes it, or as a file with its head as HTTP/1.1 sends it. Nothing is counted, no detector is asked.",
 				"The exit code is 0 if packets of every address pass, or the request does; 10 if those of one are dropped, or the request is blocked or refused."}},
-		{name: "top", group: groupNode, flags: []string{"interval", "count", "output", "socket"}, run: runTop,
-			short: "Show packets and bits a second by interface, reason and family; needs no login",
-			long: []string{"At a terminal the table is drawn anew until Ctrl-C; elsewhere it is printed once. Reasons are those of status: drop_... and pass_...; " +
-				"those that no packet has taken since the interface was first attached are left out."}},
+		{name: "top", group: groupNode, flags: append([]string{"interval", "count"}, viewFlags...), run: runTop,
+			short: "Show packets and bits a second by verdict, interface, reason and family, and by entry",
+			long: []string{"At a terminal the tables are drawn anew until Ctrl-C; elsewhere they are printed once. Reasons are those of status: drop_... and pass_...; " +
+				"those that no packet has taken since the interface was first attached are left out.",
+				"What is dropped is also shown by source of the entry (manual, abs_detected, ...), and by entry, the 20 that drop the most. (sampled): estimated " +
+					"from samples, as watch shows them; (exact): counted, with accounting = \"exact\" in the configuration. This part needs a login, for it shows " +
+					"addresses; the others do not."}},
 		{name: "watch", group: groupNode, flags: watchFlags, run: runWatch,
 			short: "Show single packets that are dropped, as it happens",
 			long: []string{"One line each: time, interface, protocol, source and destination with ports, the blacklist entry the packet is dropped for and the " +

@@ -6,11 +6,11 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
-	"github.com/jedib0t/go-pretty/v6/table"
-	"github.com/jedib0t/go-pretty/v6/text"
 	"golang.org/x/term"
 
 	"github.com/portcullis/portcullis/lists"
@@ -19,14 +19,34 @@ import (
 
 // rate is one line of top, and one element of its -o json.
 type rate struct {
-	Interface string  `json:"interface"`
-	Reason    string  `json:"reason"`
-	Family    string  `json:"family"`
-	PPS       float64 `json:"packets_per_second"`
-	BPS       float64 `json:"bits_per_second"`
-	Packets   uint64  `json:"packets"` // since the interface was first attached
-	Bytes     uint64  `json:"bytes"`
+	Interface string `json:"interface"`
+	Reason    string `json:"reason"`
+	Family    string `json:"family"`
+	amount
+	Packets uint64 `json:"packets"` // since the interface was first attached
+	Bytes   uint64 `json:"bytes"`
 }
+
+// verdictRate is what passes, or is dropped, on all interfaces.
+type verdictRate struct {
+	Verdict string `json:"verdict"`
+	amount
+}
+
+// topView is all that top shows of one interval, as -o json prints it.
+type topView struct {
+	Time     time.Time     `json:"time"`
+	Verdicts []verdictRate `json:"verdicts"`
+	Rates    []rate        `json:"rates"`
+	// Accounting says how sources and entries were counted: sampled (an estimate) or exact; "" if they are not known.
+	Accounting string       `json:"accounting"`
+	Sources    []sourceRate `json:"sources"`
+	Entries    []entryRate  `json:"entries"` // those that drop the most
+	degraded   []string
+}
+
+// topRows is how many entries are shown.
+const topRows = 20
 
 // sample is what status said at a time.
 type sample struct {
@@ -37,6 +57,15 @@ type sample struct {
 // shortestInterval keeps top from being a load.
 const shortestInterval = 100 * time.Millisecond
 
+// topping is one run of top.
+type topping struct {
+	*call
+	status *control.Client // needs no login
+	login  *control.Client
+	tally  *tally
+	told   bool // why there are no sources and entries
+}
+
 func runTop(c *call) error {
 	interval, count, err := c.pace()
 	if err != nil {
@@ -44,8 +73,14 @@ func runTop(c *call) error {
 	}
 	ctx, stop := signal.NotifyContext(c.ctx, os.Interrupt)
 	defer stop()
-	cl := c.anonymous()
-	before, err := takeSample(ctx, cl)
+	t := &topping{call: c, status: c.anonymous(), tally: newTally()}
+	if t.login, err = c.client(); err != nil {
+		return err
+	}
+	before, err := takeSample(ctx, t.status)
+	if err == nil {
+		go t.tally.follow(ctx, t.login)
+	}
 	for n := 0; err == nil && (count == 0 || n < count); n++ {
 		select {
 		case <-ctx.Done():
@@ -53,8 +88,8 @@ func runTop(c *call) error {
 		case <-time.After(interval):
 		}
 		var now sample
-		if now, err = takeSample(ctx, cl); err == nil {
-			err = c.writeTop(rates(before, now), now, n > 0)
+		if now, err = takeSample(ctx, t.status); err == nil {
+			err = t.write(t.view(ctx, before, now), n > 0)
 			before = now
 		}
 	}
@@ -91,6 +126,54 @@ func takeSample(ctx context.Context, cl *control.Client) (sample, error) {
 	return sample{time.Now(), st}, err
 }
 
+// view works out what happened between two samples.
+func (t *topping) view(ctx context.Context, before, now sample) topView {
+	v := topView{Time: now.at.UTC(), Rates: rates(before, now), Sources: []sourceRate{}, Entries: []entryRate{}, degraded: now.status.Degraded}
+	v.Verdicts = verdicts(v.Rates)
+	if err := t.tally.failed(); err != nil {
+		t.explain(err)
+		return v
+	}
+	v.Accounting = now.status.Accounting
+	sources, entries := t.tally.estimate(now.at)
+	if v.Accounting == "exact" {
+		var err error
+		if entries, err = t.exactEntries(ctx); err != nil {
+			t.explain(err)
+			return v
+		}
+		sources = sourceRates(before, now)
+	}
+	v.Sources = append(v.Sources, most(sources, func(r sourceRate) string { return r.Source }, func(r sourceRate) amount { return r.amount }, len(sources))...)
+	v.Entries = append(v.Entries, most(entries, func(r entryRate) string { return r.Entry + " " + r.Source }, func(r entryRate) amount { return r.amount }, topRows)...)
+	return v
+}
+
+// exactEntries asks for the counts of the prefixes that samples came from.
+func (t *topping) exactEntries(ctx context.Context) ([]entryRate, error) {
+	prefixes := t.tally.names()
+	if len(prefixes) == 0 {
+		return nil, nil
+	}
+	hits, err := t.login.Hits(ctx, prefixes)
+	if err != nil {
+		return nil, err
+	}
+	return t.tally.exact(prefixes, hits, time.Now()), nil
+}
+
+// explain says once why sources and entries are missing.
+func (t *topping) explain(err error) {
+	if t.told || t.onTerminal() { // there it would not stay
+		return
+	}
+	t.told = true
+	var wire *control.Error
+	if errors.As(err, &wire) {
+		t.note("rates by source and entry are not shown: " + wire.Message)
+	}
+}
+
 // rates compares two samples. Counters that began anew count from nothing.
 func rates(before, now sample) []rate {
 	type way struct{ iface, reason, family string }
@@ -111,58 +194,42 @@ func rates(before, now sample) []rate {
 			if was.Packets > c.Packets || was.Bytes > c.Bytes {
 				was = control.Counter{}
 			}
-			all = append(all, rate{i.Name, c.Reason, c.Family, float64(c.Packets-was.Packets) / seconds, float64(c.Bytes-was.Bytes) * 8 / seconds, c.Packets, c.Bytes})
+			all = append(all, rate{i.Name, c.Reason, c.Family, amountOf(c.Packets-was.Packets, c.Bytes-was.Bytes, seconds), c.Packets, c.Bytes})
 		}
 	}
 	return all
 }
 
-// writeTop prints one table, in place of the last one at a terminal.
-func (c *call) writeTop(all []rate, now sample, again bool) error {
-	if c.json() {
-		return writeJSON(c.out, map[string]any{"time": now.at.UTC(), "rates": all})
-	}
-	if c.onTerminal() {
-		fmt.Fprint(c.out, "\x1b[H\x1b[2J")
-	} else if again {
-		fmt.Fprintln(c.out)
-	}
-	t := table.NewWriter()
-	t.SetStyle(table.StyleLight)
-	t.Style().Options = table.OptionsNoBordersAndSeparators
-	t.Style().Format.Header = text.FormatDefault
-	t.AppendHeader(table.Row{"interface", "reason", "family", "packets/s", "bits/s", "packets", "bytes"})
-	right := []table.ColumnConfig{}
-	for n := 4; n <= 7; n++ {
-		right = append(right, table.ColumnConfig{Number: n, Align: text.AlignRight, AlignHeader: text.AlignRight})
-	}
-	t.SetColumnConfigs(right)
+// verdicts adds up rates by what happened to the packets.
+func verdicts(all []rate) []verdictRate {
+	sums := []verdictRate{{Verdict: "drop"}, {Verdict: "pass"}}
 	for _, r := range all {
-		t.AppendRow(table.Row{oneLine(r.Interface), r.Reason, r.Family, quantity(r.PPS), quantity(r.BPS), r.Packets, r.Bytes})
+		verdict, _, _ := strings.Cut(r.Reason, "_")
+		i := slices.IndexFunc(sums, func(v verdictRate) bool { return v.Verdict == verdict })
+		if i < 0 {
+			continue
+		}
+		sums[i].PPS += r.PPS
+		sums[i].BPS += r.BPS
 	}
-	fmt.Fprintln(c.out, t.Render())
-	if len(all) == 0 {
-		fmt.Fprintln(c.out, "No packet came yet")
-	}
-	for _, d := range now.status.Degraded {
-		c.warn(d)
-	}
-	if err := c.out.Flush(); err != nil {
-		return &outputError{err}
-	}
-	return nil
+	return sums
 }
 
-// quantity is a number with three digits and a letter for thousands.
-func quantity(v float64) string {
-	for _, unit := range []string{"", "K", "M", "G"} {
-		if v < 999.5 {
-			if unit == "" || v >= 99.95 {
-				return fmt.Sprintf("%.0f%s", v, unit)
-			}
-			return fmt.Sprintf("%.1f%s", v, unit)
-		}
-		v /= 1000
+// sourceRates compares what two samples say of sources, if they were counted.
+func sourceRates(before, now sample) (all []sourceRate) {
+	old := map[string]control.Hits{}
+	for _, s := range before.status.Sources {
+		old[s.Source] = s.Hits
 	}
-	return fmt.Sprintf("%.1fT", v)
+	seconds := now.at.Sub(before.at).Seconds()
+	for _, s := range now.status.Sources {
+		was := old[s.Source]
+		if s.Packets == 0 || was.Packets > s.Packets || was.Bytes > s.Bytes {
+			was = control.Hits{}
+		}
+		if s.Packets > 0 {
+			all = append(all, sourceRate{s.Source, amountOf(s.Packets-was.Packets, s.Bytes-was.Bytes, seconds)})
+		}
+	}
+	return all
 }

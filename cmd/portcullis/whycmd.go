@@ -126,7 +126,7 @@ func (c *call) writeWhy(answers iter.Seq2[control.Why, error]) error {
 			line("no entry covers it")
 		}
 		line("protected: %s", cmp.Or(w.Protected, "no"))
-		line("kernel: %s; %s", kernelText(w.Kernel), agreement(w))
+		line("kernel: %s%s; %s", kernelText(w.Kernel), indexText(w.Kernel), agreement(w))
 		line("layer: %s, firewall %s, bypass %s", w.Layer, enabled(w.Firewall), map[bool]string{true: "on", false: "off"}[w.Bypass])
 		if len(w.Unprotected) > 0 {
 			c.warn("not protected: " + strings.Join(w.Unprotected, ", ") + ": packets that come in there pass")
@@ -196,7 +196,18 @@ func kernelText(k control.WhyKernel) string {
 	if k.Protected {
 		parts = append(parts, "protected")
 	}
+	if k.Dropped != nil {
+		parts = append(parts, fmt.Sprintf("dropped %d packets, %d bytes", k.Dropped.Packets, k.Dropped.Bytes))
+	}
 	return strings.Join(parts, ", ")
+}
+
+// indexText is what the index says of the address, for the end of a line.
+func indexText(k control.WhyKernel) string {
+	if k.Index == "" {
+		return ""
+	}
+	return "; index: " + map[string]string{"drop": "drop", "pass": "pass", "ask": "ask the maps"}[k.Index]
 }
 
 func agreement(w control.Why) string {

@@ -44,6 +44,9 @@ const (
 	AnswerAsk // the tries know
 )
 
+// String is "pass", "drop" or "ask".
+func (a Answer) String() string { return [...]string{"pass", "drop", "ask"}[a] }
+
 // Memory is where an index lives. Readers read it while it is written.
 type Memory interface {
 	// Segment makes the segment of a slot: SegmentWords words, all zero, which readers see from now on.

@@ -31,6 +31,7 @@ type Drop struct {
 	Entry           string    `json:"entry,omitempty" doc:"The blacklist entry that it is due to; absent if there is none any more."`
 	EntrySource     string    `json:"entry_source,omitempty"`
 	Prefix          string    `json:"prefix,omitempty" doc:"The longest of both lists that contains the source: exact accounting counts by it."`
+	Hits            *Hits     `json:"hits,omitempty" doc:"What the prefix has dropped so far, if accounting is exact."`
 	Packets         uint64    `json:"packets" doc:"How many were dropped, with this one, since the last sample of the same interface, family, reason and CPU."`
 	Length          int       `json:"length" doc:"Of the packet, in bytes."`
 	Layer3          bool      `json:"layer3,omitempty" doc:"The packet begins with its IP header."`

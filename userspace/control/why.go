@@ -43,6 +43,8 @@ type WhyKernel struct {
 	Drop      bool       `json:"drop_forever"`
 	Source    string     `json:"source,omitempty" doc:"Of the blacklist entry that ends last."`
 	Protected bool       `json:"protected"`
+	Index     string     `json:"index,omitempty" enum:"drop,pass,ask" doc:"What the index over the maps says: it asks the maps where it does not know. Absent: there is none for the address."`
+	Dropped   *Hits      `json:"dropped,omitempty" doc:"On account of the prefix in the maps, if accounting is exact."`
 	Agrees    bool       `json:"agrees" doc:"With the lists in the store."`
 	Differs   string     `json:"differs,omitempty" doc:"In what it does not agree."`
 }
