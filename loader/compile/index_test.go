@@ -126,6 +126,12 @@ func (f *feed) prefix() netip.Prefix {
 
 func (f *feed) change(t *testing.T) lists.Change {
 	t.Helper()
+	return f.changeOf(t, f.prefix())
+}
+
+// changeOf takes an entry off, or lists this prefix.
+func (f *feed) changeOf(t *testing.T, p netip.Prefix) lists.Change {
+	t.Helper()
 	if len(f.keys) > 0 && f.r.IntN(100) < 45 {
 		i := f.r.IntN(len(f.keys))
 		k := f.keys[i]
@@ -134,7 +140,7 @@ func (f *feed) change(t *testing.T) lists.Change {
 		delete(f.entries, k)
 		return lists.Change{Before: &e}
 	}
-	id, _, err := lists.ParseID(lists.KindIP, "", f.prefix().String())
+	id, _, err := lists.ParseID(lists.KindIP, "", p.String())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -140,6 +140,13 @@ func (t *Table) All() iter.Seq2[netip.Prefix, Cell] {
 	}
 }
 
+// All6 yields those of IPv6 alone.
+func (t *Table) All6() iter.Seq2[netip.Prefix, Cell] {
+	return func(yield func(netip.Prefix, Cell) bool) {
+		t.nodes.six.from(key6{}, func(k key6, at uint32) bool { return yield(k.prefix(), t.nodes.kept.get(at).cell) })
+	}
+}
+
 // Len counts the prefixes of each family: what the maps must have room for.
 func (t *Table) Len() (v4, v6 int) { return t.nodes.Len4(), t.nodes.Len6() }
 
