@@ -24,6 +24,8 @@ const (
 
 	MapIndex  = portcullisMapIndexV4
 	MapGate   = portcullisMapGateV4
+	MapIndex6 = portcullisMapIndexV6
+	MapRoot6  = portcullisMapRootV6
 	MapChecks = portcullisMapChecks
 
 	MapSources = portcullisMapSources
@@ -58,7 +60,7 @@ const (
 	CellProtected = uint8(portcullisCellFlagCELL_PROTECTED)
 	// ModeLPM looks sources up in the LPM tries alone.
 	ModeLPM = uint32(portcullisLookupModeMODE_LPM)
-	// ModeIndexed asks the index about IPv4 sources first.
+	// ModeIndexed asks the indexes first.
 	ModeIndexed = uint32(portcullisLookupModeMODE_INDEXED)
 	// AccountingSampled counts nothing for single entries.
 	AccountingSampled = uint32(portcullisAccountingModeACCOUNTING_SAMPLED)
@@ -86,6 +88,26 @@ const (
 	SamplePacket   = int(portcullisSamplingSAMPLE_PACKET) // bytes of a packet that are kept
 	SampleInterval = time.Duration(portcullisSamplingSAMPLE_INTERVAL)
 	SampleBurst    = int(portcullisSamplingSAMPLE_TOLERANCE/portcullisSamplingSAMPLE_INTERVAL) + 1
+)
+
+// The IPv6 index in [MapIndex6], of the same segments, and [MapRoot6].
+const (
+	SlotGates6  = int(portcullisIndex6LayoutSLOT6GATES)
+	SlotNets6   = int(portcullisIndex6LayoutSLOT6NETS)
+	SlotHosts6  = int(portcullisIndex6LayoutSLOT6HOSTS)
+	Index6Slots = int(portcullisIndex6LayoutINDEX6SLOTS) // of one side
+	Root6Lines  = int(portcullisIndex6LayoutROOT6LINES)  // of one side
+
+	Level6Hosts   = uint64(portcullisIndex6LayoutLEVEL6HOSTS)
+	Level6Shift   = int(portcullisWord6LEVEL6SHIFT)
+	Second6       = uint64(portcullisWord6SECOND6)
+	Spilled6      = uint64(portcullisWord6SPILLED6)
+	Root6Shift    = int(portcullisBits6ROOT6SHIFT)
+	Ask6          = uint64(portcullisBits6ASK6)
+	Answer6Pass   = uint64(portcullisAnswer6ANSWER6PASS)
+	Answer6Drop   = uint64(portcullisAnswer6ANSWER6DROP)
+	Answer6Ask    = uint64(portcullisAnswer6ANSWER6ASK)
+	Answer6Always = uint64(portcullisAnswer6ANSWER6ALWAYS)
 )
 
 // Spec returns a fresh description of all programs and maps. Before loading it on a kernel older than 5.18, delete

@@ -10,7 +10,7 @@
  * that of the tries where they say the opposite. That is a mismatch unless somebody has written meanwhile. Not
  * inline: one packet in many comes here.
  */
-static __noinline int check_index(__be32 source, enum reason reason, __u32 changes)
+static __noinline int check_index(const struct way *way)
 {
 	const struct control_words *words;
 	enum reason tries;
@@ -20,12 +20,12 @@ static __noinline int check_index(__be32 source, enum reason reason, __u32 chang
 	words = bpf_map_lookup_elem(&control, &zero);
 	check = bpf_map_lookup_elem(&checks, &zero);
 	if (!words || !check)
-		return reason; /* cannot happen */
+		return way->reason; /* cannot happen */
 	check->packets++;
-	tries = judge_cell(find_v4(words->active, source));
-	if ((tries >= REASON_DROP_BLACKLISTED) == (reason >= REASON_DROP_BLACKLISTED))
-		return reason;
-	if (!(changes & 1) && *(const volatile __u32 *)&words->changes == changes)
+	tries = judge_cell(way->six ? find_v6(words->active, &way->source6) : find_v4(words->active, way->source));
+	if ((tries >= REASON_DROP_BLACKLISTED) == (way->reason >= REASON_DROP_BLACKLISTED))
+		return way->reason;
+	if (!(way->changes & 1) && *(const volatile __u32 *)&words->changes == way->changes)
 		check->mismatches++;
 	return tries;
 }

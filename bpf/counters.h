@@ -3,6 +3,8 @@
 #ifndef COUNTERS_H
 #define COUNTERS_H
 
+#include <linux/in6.h>
+
 #include "maps.h"
 
 /* A way out: what was decided about a packet, and of which family that is. */
@@ -10,7 +12,9 @@ struct way {
 	enum family family;
 	enum reason reason;
 	bool indexed; /* the index decided; it may be checked by: */
+	bool six;     /* which source it is */
 	__be32 source;
+	struct in6_addr source6;
 	__u32 changes;	   /* as it was before the index was read */
 	__u64 now;	   /* of CLOCK_MONOTONIC_COARSE, 0: not read */
 	struct cell *cell; /* of the tries, that the verdict comes from */

@@ -63,6 +63,22 @@ struct {
 	__type(value, struct line);
 } gate_v4 SEC(".maps");
 
+/* The verdicts on IPv6 sources, see portcullis.h: the prefixes themselves, and what says which lengths to look for. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__uint(max_entries, 2 * INDEX6_SLOTS);
+	__type(key, __u32);
+	__array(values, struct segment);
+} index_v6 SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 2 * ROOT6_LINES);
+	__type(key, __u32);
+	__type(value, struct line);
+} root_v6 SEC(".maps");
+
 /* What the self-check has found. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
@@ -115,6 +131,10 @@ const struct {
 	enum cell_flag cell_flag;
 	enum index_layout index_layout;
 	enum index_code index_code;
+	enum index6_layout index6_layout;
+	enum word6 word6;
+	enum bits6 bits6;
+	enum answer6 answer6;
 	struct line line;
 	enum sampling sampling;
 	struct sample sample;

@@ -64,7 +64,7 @@ static __always_inline int enter(struct xdp_md *ctx, bool layer3, bool frags)
 	way = judge(ctx, words, layer3, frags);
 	count = counter(way);
 	if (mode == MODE_INDEXED && way.indexed && count && count->packets % CHECK_EVERY == 0) {
-		way.reason = check_index(way.source, way.reason, way.changes);
+		way.reason = check_index(&way);
 		count = counter(way);
 	}
 	return leave(ctx, words, way, count, layer3, frags);

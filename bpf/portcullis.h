@@ -5,13 +5,13 @@
 
 /* Raised whenever a map's layout or meaning changes; a loader refuses pinned maps of another. */
 enum layout {
-	LAYOUT_VERSION = 3,
+	LAYOUT_VERSION = 4,
 };
 
 /* How the source is looked up. The program of an unknown mode does not load: the verifier refuses it. */
 enum lookup_mode {
 	MODE_LPM,     /* the LPM tries alone */
-	MODE_INDEXED, /* IPv4 by the index, which sends to the tries what it cannot answer */
+	MODE_INDEXED, /* by the indexes, which send to the tries what they cannot answer */
 };
 
 /* What is counted for each entry. The program of an unknown accounting does not load. */
@@ -108,6 +108,16 @@ struct control_words {
 		unsigned int shift;	  /* 32 - log2(buckets) */
 		unsigned int pad;
 	} sides[2];
+	unsigned int index6;   /* 0 = a, 1 = b: the side of the IPv6 index that is read */
+	unsigned int changes6; /* odd while that side is being written: nobody else reads it then */
+	struct index6_side {
+		unsigned long long multiply[2]; /* the mixer's two odd factors, drawn anew for each filling */
+		unsigned long long step;	/* odd: keeps equal bits of different lengths apart */
+		unsigned int on;		/* 0: there is no index */
+		unsigned int gate_shift;	/* 64 - log2(gates); 0: nothing but the root is there */
+		unsigned int nets;		/* lines for prefixes */
+		unsigned int hosts;		/* lines for single addresses */
+	} sides6[2];
 };
 
 /*
@@ -142,6 +152,57 @@ enum index_code {
 	CODE_DROP,  /* all dropped */
 	CODE_ASK,   /* the tries know */
 	CODE_LEAF,
+};
+
+/*
+ * The IPv6 index: which prefixes there are, so that the longest one that contains a source decides. Lengths are
+ * multiples of 4 from 20 to 64 (level 1 to 12, others are written out as up to eight of the next), and 128 (level 13).
+ *
+ * root_v6: mmapable array of ROOT6_LINES lines for either side, 16 bits for each /16: the answer for what no longer
+ *          prefix contains, and which of levels 1 to 3 occur below.
+ * index_v6: ARRAY_OF_MAPS of segments like those of index_v4, INDEX6_SLOTS of them for either side:
+ *
+ *   gates    16 bits for a hash of the first 32 bits (levels 4 to 7) or 48 bits (8 to 13): which levels occur there.
+ *   nets     a word for each prefix of levels 1 to 12. mix(its bits + step * level) has 64 bits: the high 32, scaled
+ *            to the number of lines, are its line; the low 56 stand in the word, above level and answer. Both
+ *            together are the prefix again, so that a match is exact.
+ *   hosts    two words for each address: one made from mix(mix(high half + step * 13) + low half) in the same way,
+ *            among the first four of a line, and the high half four words further on.
+ *
+ * A prefix whose line is full goes to the line of the same 64 bits rotated by 32, and SPILLED6 in the first word of its
+ * own line says so. What finds no place there either sets ASK6 in its gate or its root. A segment that is not there
+ * sends the packet to the tries.
+ */
+enum index6_layout {
+	SLOT6_GATES = 0,    /* up to 2^24 of them, 2^20 a segment */
+	SLOT6_NETS = 16,    /* up to 2^25 places */
+	SLOT6_HOSTS = 144,  /* up to 2^25 places */
+	INDEX6_SLOTS = 400, /* of one side */
+	ROOT6_LINES = 2048,
+
+	LEVEL6_HOSTS = 13,
+};
+
+/* Of a word of nets or hosts: the low 8 bits. Level 0 is a free place. */
+enum word6 {
+	ANSWER6 = 3, /* enum answer6 */
+	LEVEL6_SHIFT = 2,
+	LEVEL6 = 15 << LEVEL6_SHIFT,
+	SECOND6 = 1 << 6,  /* in its second line */
+	SPILLED6 = 1 << 7, /* in the first word: something of this line is in its second one */
+};
+
+/* Of the 16 bits of a root or a gate: bit level - 1 for each level, and these. */
+enum bits6 {
+	ROOT6_SHIFT = 13, /* of a root's two bits of answer */
+	ASK6 = 1 << 15,
+};
+
+enum answer6 {
+	ANSWER6_PASS,
+	ANSWER6_DROP,
+	ANSWER6_ASK,	/* the tries know */
+	ANSWER6_ALWAYS, /* the same, for good: there is something of a length that has no level below */
 };
 
 #define CHECK_EVERY 1024 /* packets of a counter: one of so many is judged by index and tries both */

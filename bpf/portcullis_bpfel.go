@@ -20,6 +20,22 @@ const (
 	portcullisAccountingModeACCOUNTING_EXACT   portcullisAccountingMode = 1
 )
 
+type portcullisAnswer6 uint32
+
+const (
+	portcullisAnswer6ANSWER6PASS   portcullisAnswer6 = 0
+	portcullisAnswer6ANSWER6DROP   portcullisAnswer6 = 1
+	portcullisAnswer6ANSWER6ASK    portcullisAnswer6 = 2
+	portcullisAnswer6ANSWER6ALWAYS portcullisAnswer6 = 3
+)
+
+type portcullisBits6 uint32
+
+const (
+	portcullisBits6ROOT6SHIFT portcullisBits6 = 13
+	portcullisBits6ASK6       portcullisBits6 = 32768
+)
+
 type portcullisCell struct {
 	_         structs.HostLayout
 	PassUntil uint64
@@ -59,6 +75,17 @@ type portcullisControlWords struct {
 		Shift    uint32
 		Pad      uint32
 	}
+	Index6   uint32
+	Changes6 uint32
+	Sides6   [2]struct {
+		_         structs.HostLayout
+		Multiply  [2]uint64
+		Step      uint64
+		On        uint32
+		GateShift uint32
+		Nets      uint32
+		Hosts     uint32
+	}
 }
 
 type portcullisCount struct {
@@ -83,6 +110,17 @@ type portcullisHits struct {
 	Bytes   uint64
 }
 
+type portcullisIndex6Layout uint32
+
+const (
+	portcullisIndex6LayoutSLOT6GATES  portcullisIndex6Layout = 0
+	portcullisIndex6LayoutSLOT6NETS   portcullisIndex6Layout = 16
+	portcullisIndex6LayoutSLOT6HOSTS  portcullisIndex6Layout = 144
+	portcullisIndex6LayoutINDEX6SLOTS portcullisIndex6Layout = 400
+	portcullisIndex6LayoutROOT6LINES  portcullisIndex6Layout = 2048
+	portcullisIndex6LayoutLEVEL6HOSTS portcullisIndex6Layout = 13
+)
+
 type portcullisIndexCode uint32
 
 const (
@@ -106,7 +144,7 @@ const (
 type portcullisLayout uint32
 
 const (
-	portcullisLayoutLAYOUT_VERSION portcullisLayout = 3
+	portcullisLayoutLAYOUT_VERSION portcullisLayout = 4
 )
 
 type portcullisLine struct {
@@ -184,6 +222,16 @@ const (
 	portcullisSamplingSAMPLE_TOLERANCE portcullisSampling = 63000000
 )
 
+type portcullisWord6 uint32
+
+const (
+	portcullisWord6ANSWER6     portcullisWord6 = 3
+	portcullisWord6LEVEL6SHIFT portcullisWord6 = 2
+	portcullisWord6LEVEL6      portcullisWord6 = 60
+	portcullisWord6SECOND6     portcullisWord6 = 64
+	portcullisWord6SPILLED6    portcullisWord6 = 128
+)
+
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
@@ -193,10 +241,12 @@ const (
 	portcullisMapCounters     = "counters"
 	portcullisMapGateV4       = "gate_v4"
 	portcullisMapIndexV4      = "index_v4"
+	portcullisMapIndexV6      = "index_v6"
 	portcullisMapLpmV4A       = "lpm_v4_a"
 	portcullisMapLpmV4B       = "lpm_v4_b"
 	portcullisMapLpmV6A       = "lpm_v6_a"
 	portcullisMapLpmV6B       = "lpm_v6_b"
+	portcullisMapRootV6       = "root_v6"
 	portcullisMapSampled      = "sampled"
 	portcullisMapSamples      = "samples"
 	portcullisMapSources      = "sources"
@@ -265,10 +315,12 @@ type portcullisMapSpecs struct {
 	Counters *ebpf.MapSpec `ebpf:"counters"`
 	GateV4   *ebpf.MapSpec `ebpf:"gate_v4"`
 	IndexV4  *ebpf.MapSpec `ebpf:"index_v4"`
+	IndexV6  *ebpf.MapSpec `ebpf:"index_v6"`
 	LpmV4A   *ebpf.MapSpec `ebpf:"lpm_v4_a"`
 	LpmV4B   *ebpf.MapSpec `ebpf:"lpm_v4_b"`
 	LpmV6A   *ebpf.MapSpec `ebpf:"lpm_v6_a"`
 	LpmV6B   *ebpf.MapSpec `ebpf:"lpm_v6_b"`
+	RootV6   *ebpf.MapSpec `ebpf:"root_v6"`
 	Sampled  *ebpf.MapSpec `ebpf:"sampled"`
 	Samples  *ebpf.MapSpec `ebpf:"samples"`
 	Sources  *ebpf.MapSpec `ebpf:"sources"`
@@ -307,10 +359,12 @@ type portcullisMaps struct {
 	Counters *ebpf.Map `ebpf:"counters"`
 	GateV4   *ebpf.Map `ebpf:"gate_v4"`
 	IndexV4  *ebpf.Map `ebpf:"index_v4"`
+	IndexV6  *ebpf.Map `ebpf:"index_v6"`
 	LpmV4A   *ebpf.Map `ebpf:"lpm_v4_a"`
 	LpmV4B   *ebpf.Map `ebpf:"lpm_v4_b"`
 	LpmV6A   *ebpf.Map `ebpf:"lpm_v6_a"`
 	LpmV6B   *ebpf.Map `ebpf:"lpm_v6_b"`
+	RootV6   *ebpf.Map `ebpf:"root_v6"`
 	Sampled  *ebpf.Map `ebpf:"sampled"`
 	Samples  *ebpf.Map `ebpf:"samples"`
 	Sources  *ebpf.Map `ebpf:"sources"`
@@ -323,10 +377,12 @@ func (m *portcullisMaps) Close() error {
 		m.Counters,
 		m.GateV4,
 		m.IndexV4,
+		m.IndexV6,
 		m.LpmV4A,
 		m.LpmV4B,
 		m.LpmV6A,
 		m.LpmV6B,
+		m.RootV6,
 		m.Sampled,
 		m.Samples,
 		m.Sources,

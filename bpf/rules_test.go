@@ -35,7 +35,7 @@ var rules = []rule{
 	{"unspecified", "source `0.0.0.0` or `::` (DHCP, duplicate address detection)", eitherV, PassUnspecified},
 	{"link-local", "source in `fe80::/10`", onlyV6, PassLinkLocal},
 	{"neighbour", "ICMPv6 type 133 to 137, hop limit 255, directly after the fixed header", onlyV6, PassNeighbour},
-	{"index", "in mode indexed, IPv4 sources: the index has no drop for it (unlisted, expired, whitelisted or protected: it does not tell which)", eitherV, PassIndex},
+	{"index", "in mode indexed: the index has no drop for it (unlisted, expired, whitelisted or protected: it does not tell which)", eitherV, PassIndex},
 	{"protected", "else the longest matching prefix has an unexpired pass deadline from a protected address", eitherV, PassProtected},
 	{"whitelisted", "it has an unexpired pass deadline from a whitelist entry", eitherV, PassWhitelisted},
 	{"blacklisted", "it has an unexpired drop deadline; in mode indexed also: the index drops it, and the lease holds", eitherV, DropBlacklisted},

@@ -3,12 +3,11 @@
 #ifndef VERDICT_H
 #define VERDICT_H
 
-#include <linux/in6.h>
-
 #include <bpf/bpf_endian.h>
 
 #include "counters.h"
 #include "index.h"
+#include "index6.h"
 
 /* Whether a deadline depends on the clock. */
 static __always_inline bool ends(__u64 deadline)
@@ -48,38 +47,6 @@ static __always_inline struct cell *find_v4(__u32 active, __be32 source)
 	return bpf_map_lookup_elem(&lpm_v4_a, &key);
 }
 
-/* family is that of the packet: an IPv4-mapped source comes here too. */
-static __always_inline struct way judge_v4(const struct control_words *words, enum family family, __be32 source)
-{
-	struct way way = {.family = family, .source = source};
-
-	if (mode == MODE_INDEXED) {
-		way.changes = *(const volatile __u32 *)&words->changes;
-		way.indexed = true;
-		switch (ask_index(words, bpf_ntohl(source))) {
-		case ANSWER_PASS:
-			way.reason = REASON_PASS_INDEX;
-			return way;
-		case ANSWER_DROP:
-			/* Nobody takes off the index what has ended once its writer is dead: the tries know the ends.
-			 */
-			way.reason = REASON_DROP_BLACKLISTED;
-			if (accounting == ACCOUNTING_EXACT)
-				break; /* nor does the index know which entry to count for */
-			way.now = bpf_ktime_get_coarse_ns();
-			if (way.now < words->lease)
-				return way;
-			break;
-		default:
-			break;
-		}
-		way.indexed = false;
-	}
-	way.cell = find_v4(words->active, source);
-	way.reason = judge_cell(way.cell);
-	return way;
-}
-
 static __always_inline struct cell *find_v6(__u32 active, const struct in6_addr *source)
 {
 	struct lpm_key_v6 key = {.prefixlen = 128};
@@ -90,10 +57,55 @@ static __always_inline struct cell *find_v6(__u32 active, const struct in6_addr 
 	return bpf_map_lookup_elem(&lpm_v6_a, &key);
 }
 
+/* Whether an index's answer decides about the packet. */
+static __always_inline bool decide(struct way *way, const struct control_words *words, enum answer answer)
+{
+	way->indexed = true;
+	switch (answer) {
+	case ANSWER_PASS:
+		way->reason = REASON_PASS_INDEX;
+		return true;
+	case ANSWER_DROP:
+		/* Nobody takes off the index what has ended once its writer is dead: the tries know the ends. */
+		way->reason = REASON_DROP_BLACKLISTED;
+		if (accounting == ACCOUNTING_EXACT)
+			break; /* nor does the index know which entry to count for */
+		way->now = bpf_ktime_get_coarse_ns();
+		if (way->now < words->lease)
+			return true;
+		break;
+	default:
+		break;
+	}
+	way->indexed = false;
+	return false;
+}
+
+/* family is that of the packet: an IPv4-mapped source comes here too. */
+static __always_inline struct way judge_v4(const struct control_words *words, enum family family, __be32 source)
+{
+	struct way way = {.family = family, .source = source};
+
+	if (mode == MODE_INDEXED) {
+		way.changes = *(const volatile __u32 *)&words->changes;
+		if (decide(&way, words, ask_index(words, bpf_ntohl(source))))
+			return way;
+	}
+	way.cell = find_v4(words->active, source);
+	way.reason = judge_cell(way.cell);
+	return way;
+}
+
 static __always_inline struct way judge_v6(const struct control_words *words, const struct in6_addr *source)
 {
-	struct way way = {.family = FAMILY_IPV6, .cell = find_v6(words->active, source)};
+	struct way way = {.family = FAMILY_IPV6, .six = true, .source6 = *source};
 
+	if (mode == MODE_INDEXED) {
+		way.changes = *(const volatile __u32 *)&words->changes;
+		if (decide(&way, words, ask_index6(words, source)))
+			return way;
+	}
+	way.cell = find_v6(words->active, source);
 	way.reason = judge_cell(way.cell);
 	return way;
 }

@@ -197,7 +197,7 @@ func expectPins(t *testing.T, dir string) {
 	for _, e := range entries {
 		names = append(names, e.Name())
 	}
-	want := []string{"checks", "control", "counters_gw", "gate_v4", "index_v4", "link_gw", "lock", "lpm_v4_a", "lpm_v4_b", "lpm_v6_a", "lpm_v6_b", "prog_gw", "sampled", "samples", "sources"}
+	want := []string{"checks", "control", "counters_gw", "gate_v4", "index_v4", "index_v6", "link_gw", "lock", "lpm_v4_a", "lpm_v4_b", "lpm_v6_a", "lpm_v6_b", "prog_gw", "root_v6", "sampled", "samples", "sources"}
 	if !slices.Equal(names, want) {
 		t.Errorf("pinned: %v, want %v", names, want)
 	}

@@ -39,7 +39,7 @@ func (m *Maps) Apply(generation uint64, rules []compile.Rule) error {
 func (m *Maps) applyRules(rules []compile.Rule) error {
 	m.changing()
 	defer m.changing()
-	addToIndex, err := m.removeFromIndex(rules)
+	addToIndexes, err := m.removeFromIndexes(rules)
 	if err != nil {
 		return err
 	}
@@ -54,7 +54,7 @@ func (m *Maps) applyRules(rules []compile.Rule) error {
 		}
 		rules = rules[n:]
 	}
-	addToIndex()
+	addToIndexes()
 	return nil
 }
 

@@ -297,13 +297,9 @@ func (l *Loader) load(pin string, layer3, frags bool) (*ebpf.Program, error) {
 		return nil, err
 	}
 	defer counters.Close()
-	c, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: map[string]*ebpf.Map{
-		bpf.MapControl: l.maps.control, bpf.MapCounters: counters,
-		bpf.MapV4A: l.maps.sides[0].v4.m, bpf.MapV4B: l.maps.sides[1].v4.m,
-		bpf.MapV6A: l.maps.sides[0].v6.m, bpf.MapV6B: l.maps.sides[1].v6.m,
-		bpf.MapIndex: l.maps.index.outer, bpf.MapGate: l.maps.index.gate, bpf.MapChecks: l.maps.checks,
-		bpf.MapSources: l.maps.sources, bpf.MapSamples: l.maps.samples, bpf.MapSampled: l.maps.sampled,
-	}})
+	maps := l.maps.shared()
+	maps[bpf.MapCounters] = counters
+	c, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: maps})
 	if err != nil {
 		return nil, fmt.Errorf("load program %s: %w", name, permission(err))
 	}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf"
+	"github.com/gaissmai/bart"
 
 	"github.com/portcullis/portcullis/lists"
 	"github.com/portcullis/portcullis/loader/compile"
@@ -72,6 +73,7 @@ type differential struct {
 	frames  [2][]byte // IPv4, IPv6
 
 	snapshot *lists.Snapshot
+	bart     [2]*bart.Lite // the outside oracle: whitelist and blacklist as they are now, by the words of nobody here
 	probes   int
 	verdicts [3]int
 }
@@ -179,6 +181,7 @@ func (d *differential) compare(protected []netip.Prefix) error {
 	if err := d.maps.Renew(); err != nil {
 		return err
 	}
+	d.consult(protected)
 	for _, a := range edges {
 		if !a.IsValid() || a.IsUnspecified() || a.IsLinkLocalUnicast() && a.Is6() || a.Is4In6() {
 			continue // no source, or judged by other rules
@@ -188,6 +191,22 @@ func (d *differential) compare(protected []netip.Prefix) error {
 		}
 	}
 	return nil
+}
+
+// consult fills the outside oracle.
+func (d *differential) consult(protected []netip.Prefix) {
+	for i, l := range []lists.List{lists.Whitelist, lists.Blacklist} {
+		d.bart[i] = new(bart.Lite)
+		d.snapshot.Prefixes(l, func(p netip.Prefix, _ lists.Source, expires time.Time) bool {
+			if expires.IsZero() || d.now.Before(expires) {
+				d.bart[i].Insert(p)
+			}
+			return true
+		})
+	}
+	for _, p := range protected {
+		d.bart[0].Insert(p)
+	}
 }
 
 func (d *differential) within(p netip.Prefix) netip.Addr {
@@ -213,6 +232,9 @@ func (d *differential) probe(a netip.Addr, protected []netip.Prefix) error {
 	want, by := lists.Match(d.snapshot, a, d.now)
 	if slices.ContainsFunc(protected, func(p netip.Prefix) bool { return p.Contains(a) }) {
 		want = lists.PassWhitelisted
+	}
+	if outside := d.bart[1].Contains(a) && !d.bart[0].Contains(a); outside != (want == lists.Drop) {
+		return fmt.Errorf("%s at %d: bart drops it: %v, the reference says %v by %v", a, d.now.Unix(), outside, want, by)
 	}
 	got, cell := d.table.Lookup(a, d.now)
 	held, found, err := d.maps.Lookup(a)

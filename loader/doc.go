@@ -11,7 +11,8 @@
 // Under the pin directory, which has mode 0750 and a flock held by the one Loader that has it open:
 //
 //	control, lpm_v4_a, lpm_v4_b, lpm_v6_a, lpm_v6_b,
-//	index_v4, gate_v4, checks, sources, samples, sampled    the maps; without control the others do not count
+//	index_v4, gate_v4, index_v6, root_v6,
+//	checks, sources, samples, sampled                       the maps; without control the others do not count
 //	link_IF, prog_IF, counters_IF                           of each interface; no link_IF: not attached, or detached
 //	detached_IF/                                            Detach took IF off; the next Attach removes the mark
 //	lock/                                                   flocked while links and pins change

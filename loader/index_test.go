@@ -2,6 +2,7 @@ package loader
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"math/rand/v2"
@@ -27,18 +28,21 @@ func TestIndexLayout(t *testing.T) {
 	if compile.SegmentWords != bpf.SegmentLines*8 || compile.IndexSlots != bpf.IndexSlots || compile.GateWords != bpf.GateLines*8 {
 		t.Error("compile's layout of the index is not that of portcullis.h")
 	}
+	if compile.Index6Slots != bpf.Index6Slots || compile.RootWords != bpf.Root6Lines*8 {
+		t.Error("compile's layout of the IPv6 index is not that of portcullis.h")
+	}
 }
 
-// judged is a program on the maps of a Loader, without an interface, and the frame that it is asked about.
+// judged is a program on the maps of a Loader, without an interface, and the frames that it is asked about.
 type judged struct {
 	l       *Loader
 	program *ebpf.Program
-	frame   []byte
+	frames  [2][]byte // IPv4, IPv6
 }
 
 func newJudged(t testing.TB, o Options) *judged {
 	t.Helper()
-	j := &judged{l: open(t, o), frame: frame("10.0.0.1")}
+	j := &judged{l: open(t, o), frames: [2][]byte{frame("10.0.0.1"), frame("2001:db8::1")}}
 	var err error
 	j.program, err = j.l.load("nowhere", false, false)
 	must(t, err)
@@ -48,8 +52,14 @@ func newJudged(t testing.TB, o Options) *judged {
 
 func (j *judged) drops(t testing.TB, a netip.Addr) bool {
 	t.Helper()
-	copy(j.frame[26:30], a.AsSlice())
-	action, err := j.program.Run(&ebpf.RunOptions{Data: j.frame})
+	f := j.frames[0]
+	if a.Is6() {
+		f = j.frames[1]
+		copy(f[22:38], a.AsSlice())
+	} else {
+		copy(f[26:30], a.AsSlice())
+	}
+	action, err := j.program.Run(&ebpf.RunOptions{Data: f})
 	must(t, err)
 	return action == 1
 }
@@ -81,7 +91,7 @@ func TestIndexWhileChanging(t *testing.T) {
 	d := &differential{r: rand.New(rand.NewPCG(seed, 1)), snapshot: lists.NewBuilder(nil).Snapshot(1)}
 	var probes []netip.Addr
 	for len(probes) < 400 {
-		if p := d.prefix(); p.Addr().Is4() && p.Bits() >= 16 {
+		if p := d.prefix(); p.Bits() >= 16 {
 			probes = append(probes, p.Addr(), lastOf(p), d.within(p))
 		}
 	}
@@ -141,7 +151,7 @@ func TestIndexWhileChanging(t *testing.T) {
 			must(t, m.Replace(context.Background(), uint64(version), table.All(), nil))
 		case 1:
 			m.writing.Lock()
-			err := m.rebuild()
+			err := errors.Join(m.rebuild(), m.rebuild6())
 			m.writing.Unlock()
 			must(t, err)
 		}
@@ -183,6 +193,21 @@ func TestIndexEndsOnTime(t *testing.T) {
 				"100.67.67.64/26":  drop,
 				"100.67.67.70/32":  {PassUntil: compile.Never, DropUntil: compile.Never},
 				"100.127.255.0/24": drop,
+
+				"2001:db8::/32":              drop,
+				"2001:db8:1::/48":            {PassUntil: end.Unix(), DropUntil: compile.Never, Source: lists.Manual},
+				"2001:db8:2::/48":            {PassUntil: compile.Never, DropUntil: compile.Never},
+				"2001:db8:2::7/128":          {PassUntil: compile.Never, DropUntil: compile.Never},
+				"2400::7/128":                {DropUntil: end.Unix(), Source: lists.ABS},
+				"2400::8/128":                drop,
+				"2400::/45":                  {DropUntil: end.Unix(), Source: lists.ABS},
+				"2400:0:2::/48":              drop,
+				"2600::/15":                  {DropUntil: end.Unix(), Source: lists.ABS},
+				"2601:0:0:1::/64":            drop,
+				"2602:0:0:2::/64":            {DropUntil: end.Unix(), Source: lists.ABS},
+				"2602:0:0:2:8000::/65":       drop,
+				"2602:0:0:2:8000::1/128":     {PassUntil: end.Unix() + 1, DropUntil: end.Unix(), Source: lists.ABS},
+				"2602:0:0:2:ffff:ffff::/127": {PassUntil: compile.Never, DropUntil: compile.Never},
 			}
 			replace(t, m, 2, list)
 			want := func(after bool) map[string]bool { // dropped?
@@ -190,6 +215,10 @@ func TestIndexEndsOnTime(t *testing.T) {
 					"10.2.3.4": true, "198.51.100.7": !after, "198.51.100.8": true, "198.51.100.9": false, "203.0.113.8": !after,
 					"203.0.113.9": true, "10.1.2.3": after, "192.0.2.1": false, "192.0.2.200": true, "100.64.0.0": !after, "100.65.1.1": true,
 					"100.66.66.66": false, "100.66.66.67": !after, "100.67.67.64": true, "100.67.67.70": false, "100.127.255.255": true, "100.128.0.0": false,
+
+					"2001:db8::1": true, "2001:db8:1::1": after, "2001:db8:2::7": false, "2001:db8:2::8": false, "2400::7": !after, "2400::8": true,
+					"2400::9": !after, "2400:0:2::1": true, "2400:0:7::1": !after, "2400:0:8::1": false, "2601::1": !after, "2601:0:0:1::1": true,
+					"2602:0:0:2::1": !after, "2602:0:0:2:8000::1": false, "2602:0:0:2:8000::2": true, "2602:0:0:2:ffff:ffff::1": false, "2603::": false,
 				}
 			}
 			before, after, renewed := 0, 0, time.Now()
@@ -236,17 +265,22 @@ func TestIndexOfAnother(t *testing.T) {
 	o := Options{PinDir: pinsFor(t)}
 	j := newJudged(t, o)
 	m := j.l.Maps()
-	replace(t, m, 1, cells{"10.0.0.0/8": drop})
+	replace(t, m, 1, cells{"10.0.0.0/8": drop, "2001:db8::/32": drop})
 	other, err := OpenMaps(o)
 	must(t, err)
 	defer other.Close()
 	must(t, other.Apply(2, []compile.Rule{
 		{Prefix: netip.MustParsePrefix("10.1.0.0/16"), Cell: compile.Cell{PassUntil: compile.Never, DropUntil: compile.Never}, New: true},
 		{Prefix: netip.MustParsePrefix("192.0.2.7/32"), Cell: drop, New: true},
+		{Prefix: netip.MustParsePrefix("2001:db8:1::/48"), Cell: compile.Cell{PassUntil: compile.Never, DropUntil: compile.Never}, New: true},
+		{Prefix: netip.MustParsePrefix("2400::7/128"), Cell: drop, New: true},
 	}))
 	check := func(when string) {
 		t.Helper()
-		for a, want := range map[string]bool{"10.1.2.3": false, "10.2.2.3": true, "192.0.2.7": true, "192.0.2.8": false} {
+		for a, want := range map[string]bool{
+			"10.1.2.3": false, "10.2.2.3": true, "192.0.2.7": true, "192.0.2.8": false,
+			"2001:db8:1::1": false, "2001:db8:2::1": true, "2400::7": true, "2400::8": false,
+		} {
 			if got := j.drops(t, netip.MustParseAddr(a)); got != want {
 				t.Errorf("%s: %s dropped: %v, want %v", when, a, got, want)
 			}
@@ -254,22 +288,32 @@ func TestIndexOfAnother(t *testing.T) {
 	}
 	check("applied by another")
 	// The first process applies without a table, and replaces.
-	must(t, m.Apply(3, []compile.Rule{{Prefix: netip.MustParsePrefix("192.0.2.9/32"), Cell: drop, New: true}}))
+	must(t, m.Apply(3, []compile.Rule{
+		{Prefix: netip.MustParsePrefix("192.0.2.9/32"), Cell: drop, New: true}, {Prefix: netip.MustParsePrefix("2400::9/128"), Cell: drop, New: true},
+	}))
 	check("applied by the first")
-	must(t, other.Replace(context.Background(), 4, cells{"10.0.0.0/8": drop, "10.1.0.0/16": pass, "192.0.2.7/32": drop}.all(), nil))
+	another := cells{
+		"10.0.0.0/8": drop, "10.1.0.0/16": pass, "192.0.2.7/32": drop,
+		"2001:db8::/32": drop, "2001:db8:1::/48": {PassUntil: compile.Never, DropUntil: compile.Never}, "2400::7/128": drop,
+	}
+	must(t, other.Replace(context.Background(), 4, another.all(), nil))
 	must(t, other.Renew())
 	check("replaced by another")
 	must(t, m.Renew())
 	must(t, m.Apply(5, []compile.Rule{
 		{Prefix: netip.MustParsePrefix("192.0.2.7/32"), Remove: true}, {Prefix: netip.MustParsePrefix("192.0.2.6/32"), Cell: drop, New: true},
+		{Prefix: netip.MustParsePrefix("2400::7/128"), Remove: true}, {Prefix: netip.MustParsePrefix("2400::6/128"), Cell: drop, New: true},
 	}))
-	if j.drops(t, netip.MustParseAddr("192.0.2.7")) || !j.drops(t, netip.MustParseAddr("192.0.2.6")) {
+	if j.drops(t, netip.MustParseAddr("192.0.2.7")) || !j.drops(t, netip.MustParseAddr("192.0.2.6")) ||
+		j.drops(t, netip.MustParseAddr("2400::7")) || !j.drops(t, netip.MustParseAddr("2400::6")) {
 		t.Error("what the first applies after the other has replaced is not enforced")
 	}
-	replace(t, m, 6, cells{"10.0.0.0/8": drop, "10.1.0.0/16": pass, "192.0.2.7/32": drop})
+	replace(t, m, 6, another)
 	check("replaced")
-	must(t, m.Apply(7, []compile.Rule{{Prefix: netip.MustParsePrefix("192.0.2.8/32"), Cell: drop, New: true}}))
-	if !j.drops(t, netip.MustParseAddr("192.0.2.8")) {
+	must(t, m.Apply(7, []compile.Rule{
+		{Prefix: netip.MustParsePrefix("192.0.2.8/32"), Cell: drop, New: true}, {Prefix: netip.MustParsePrefix("2400::8/128"), Cell: drop, New: true},
+	}))
+	if !j.drops(t, netip.MustParseAddr("192.0.2.8")) || !j.drops(t, netip.MustParseAddr("2400::8")) {
 		t.Error("without a table, what Apply adds must be asked about")
 	}
 }
@@ -277,8 +321,8 @@ func TestIndexOfAnother(t *testing.T) {
 // TestLookupLPM: the other mode gives each way out its own counter.
 func TestLookupLPM(t *testing.T) {
 	j := newJudged(t, Options{PinDir: pinsFor(t), Lookup: LookupLPM})
-	replace(t, j.l.Maps(), 1, cells{"10.0.0.0/8": drop, "10.1.0.0/16": pass})
-	for a, want := range map[string]bool{"10.1.2.3": false, "10.2.2.3": true, "192.0.2.7": false} {
+	replace(t, j.l.Maps(), 1, cells{"10.0.0.0/8": drop, "10.1.0.0/16": pass, "2001:db8::/32": drop})
+	for a, want := range map[string]bool{"10.1.2.3": false, "10.2.2.3": true, "192.0.2.7": false, "2001:db8::1": true, "2001:db9::1": false} {
 		if got := j.drops(t, netip.MustParseAddr(a)); got != want {
 			t.Errorf("%s dropped: %v, want %v", a, got, want)
 		}

@@ -44,6 +44,7 @@ type Maps struct {
 
 	writing sync.Mutex // Replace, Apply, Renew
 	index   index
+	index6  index6
 	held    [2]int // prefixes in the active tries, v4 and v6; -1: not known
 	// draining: so many more times a second must something be done for the kernel to free what Replace emptied.
 	draining int
@@ -103,15 +104,10 @@ func openPinned(dir pinDir, from string, o Options) (_ *Maps, err error) {
 		}
 	}
 	m.capacity = m.sides[0].v4.m.MaxEntries()
-	if m.index.outer, err = openMap(from, bpf.MapIndex, spec.Maps[bpf.MapIndex]); err != nil {
+	if m.index.tables, err = openTables(from, spec, bpf.MapIndex, bpf.MapGate); err != nil {
 		return nil, err
 	}
-	m.index.spec = spec.Maps[bpf.MapIndex].InnerMap.Copy()
-	m.index.spec.Name = "segment"
-	if m.index.gate, err = openMap(from, bpf.MapGate, spec.Maps[bpf.MapGate]); err != nil {
-		return nil, err
-	}
-	if m.index.gates, err = mapWords(m.index.gate, 2*compile.GateWords); err != nil {
+	if m.index6.tables, err = openTables(from, spec, bpf.MapIndex6, bpf.MapRoot6); err != nil {
 		return nil, err
 	}
 	for _, t := range []struct {
@@ -209,18 +205,30 @@ func (m *Maps) Close() error {
 	if m.words != nil {
 		m.words.unmap()
 	}
-	if m.index.space != nil {
-		m.index.space.free()
+	for _, s := range []*space{m.index.space, m.index6.space} {
+		if s != nil {
+			s.free()
+		}
 	}
-	if m.index.gates != nil {
-		unmapWords(m.index.gates)
-	}
-	errs := []error{m.control.Close(), m.index.outer.Close(), m.index.gate.Close(), m.checks.Close(),
-		m.sources.Close(), m.samples.Close(), m.sampled.Close()}
-	for _, s := range m.sides {
-		errs = append(errs, s.v4.m.Close(), s.v6.m.Close())
+	m.index.unmap()
+	m.index6.unmap()
+	var errs []error
+	for _, each := range m.shared() {
+		errs = append(errs, each.Close())
 	}
 	return errors.Join(errs...)
+}
+
+// shared are the maps that all interfaces read, by name: those of mapNames.
+func (m *Maps) shared() map[string]*ebpf.Map {
+	return map[string]*ebpf.Map{
+		bpf.MapControl: m.control,
+		bpf.MapV4A:     m.sides[0].v4.m, bpf.MapV6A: m.sides[0].v6.m,
+		bpf.MapV4B: m.sides[1].v4.m, bpf.MapV6B: m.sides[1].v6.m,
+		bpf.MapIndex: m.index.outer, bpf.MapGate: m.index.small,
+		bpf.MapIndex6: m.index6.outer, bpf.MapRoot6: m.index6.small,
+		bpf.MapChecks: m.checks, bpf.MapSources: m.sources, bpf.MapSamples: m.samples, bpf.MapSampled: m.sampled,
+	}
 }
 
 // enter keeps Close away until leave, or says that it was called.

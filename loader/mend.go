@@ -56,12 +56,10 @@ func (l *Loader) mendPins() error {
 	}
 	defer unlock()
 	l.o.Logger.Error("pins of the maps are gone without a detach, pinning them again", "pin_dir", l.dir.path)
-	m := l.maps
-	for i, each := range []*ebpf.Map{
-		m.sides[0].v4.m, m.sides[0].v6.m, m.sides[1].v4.m, m.sides[1].v6.m, m.index.outer, m.index.gate, m.checks, m.control,
-	} {
-		if err := pinAgain(each, filepath.Join(l.dir.path, mapNames[i])); err != nil {
-			return fmt.Errorf("pin %s again: %w", mapNames[i], permission(err))
+	maps := l.maps.shared()
+	for _, name := range mapNames {
+		if err := pinAgain(maps[name], filepath.Join(l.dir.path, name)); err != nil {
+			return fmt.Errorf("pin %s again: %w", name, permission(err))
 		}
 	}
 	return nil

@@ -29,7 +29,7 @@ type pinDir struct{ path string }
 var trieNames = [...]string{bpf.MapV4A, bpf.MapV6A, bpf.MapV4B, bpf.MapV6B}
 
 // mapNames are all shared maps in the order of publishing.
-var mapNames = [...]string{bpf.MapV4A, bpf.MapV6A, bpf.MapV4B, bpf.MapV6B, bpf.MapIndex, bpf.MapGate, bpf.MapChecks,
+var mapNames = [...]string{bpf.MapV4A, bpf.MapV6A, bpf.MapV4B, bpf.MapV6B, bpf.MapIndex, bpf.MapGate, bpf.MapIndex6, bpf.MapRoot6, bpf.MapChecks,
 	bpf.MapSources, bpf.MapSamples, bpf.MapSampled, bpf.MapControl}
 
 // stagingMaps and stagingInterface are where pins are made before they are renamed.

@@ -2,6 +2,7 @@ package loader
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"iter"
 	"net/netip"
@@ -36,7 +37,7 @@ func (m *Maps) Replace(ctx context.Context, generation uint64, cells iter.Seq2[n
 		return fmt.Errorf("empty idle tries: %w", err)
 	}
 	f := filler{to: &m.sides[idle], boot: m.boot, room: int(m.capacity), progress: progress}
-	b := m.beginIndex()
+	b := m.beginIndexes()
 	flip, err := func() (func() func() error, error) {
 		if err := f.fill(ctx, b.indexing(ctx, cells)); err != nil {
 			return nil, err
@@ -53,6 +54,7 @@ func (m *Maps) Replace(ctx context.Context, generation uint64, cells iter.Seq2[n
 	atomic.StoreUint32(&m.words.Active, uint32(idle))
 	freeOld := flip()
 	m.changing()
+	m.note()
 	m.renew(nil)
 	atomic.StoreUint64(&m.words.Generation, generation)
 	m.held = [2]int{len(f.keys4), len(f.keys6)}
@@ -67,6 +69,57 @@ func (m *Maps) Replace(ctx context.Context, generation uint64, cells iter.Seq2[n
 		m.log.Warn("old tries are not empty yet; the next replacement empties them", "error", err)
 	}
 	return nil
+}
+
+// newIndexes are those of both families.
+type newIndexes struct {
+	m    *Maps
+	four *newIndex
+	six  *newIndex6
+}
+
+func (m *Maps) beginIndexes() newIndexes {
+	return newIndexes{m, m.beginIndex(), &newIndex6{m: m}}
+}
+
+// indexing hands on cells to a filling of the tries and to those of the indexes, and keeps the lease of the indexes
+// that are read meanwhile.
+func (b newIndexes) indexing(ctx context.Context, cells iter.Seq2[netip.Prefix, compile.Cell]) iter.Seq2[netip.Prefix, compile.Cell] {
+	return func(yield func(netip.Prefix, compile.Cell) bool) {
+		n := 0
+		for p, c := range cells {
+			switch {
+			case b.m.lookup == LookupLPM:
+			case p.Addr().Is4():
+				b.four.add(p, c)
+			default:
+				b.six.add(p, c)
+			}
+			if n++; n%putBatch == 0 {
+				b.m.renew(nil)
+			}
+			if ctx.Err() != nil || !yield(p, c) {
+				return
+			}
+		}
+	}
+}
+
+// finish builds both on the sides that are not read.
+func (b newIndexes) finish() (flip func() (after func() error), err error) {
+	four, err := b.four.finish()
+	if err != nil {
+		return nil, err
+	}
+	b.m.renew(nil)
+	six, err := b.six.finish()
+	if err != nil {
+		return nil, err
+	}
+	return func() func() error {
+		free4, free6 := four(), six()
+		return func() error { return errors.Join(free4(), free6()) }
+	}, nil
 }
 
 func (s *side) empty(ctx context.Context) error {

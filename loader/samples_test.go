@@ -17,8 +17,8 @@ import (
 // runs gives the frame to the program so many times.
 func (j *judged) runs(t testing.TB, source string, count int) {
 	t.Helper()
-	copy(j.frame[26:30], netip.MustParseAddr(source).AsSlice())
-	_, err := j.program.Run(&ebpf.RunOptions{Data: j.frame, Repeat: uint32(count)})
+	copy(j.frames[0][26:30], netip.MustParseAddr(source).AsSlice())
+	_, err := j.program.Run(&ebpf.RunOptions{Data: j.frames[0], Repeat: uint32(count)})
 	must(t, err)
 }
 
@@ -53,7 +53,7 @@ func TestReadSamples(t *testing.T) {
 		}
 	})
 	if age := time.Since(first.Time); first.Interface != 1 || first.Layer3 || first.Family != "ipv4" || first.Reason != "drop_blacklisted" ||
-		first.Packets != 1 || first.Length != len(j.frame) || !bytes.Equal(first.Packet, j.frame) || age < 0 || age > time.Minute {
+		first.Packets != 1 || first.Length != len(j.frames[0]) || !bytes.Equal(first.Packet, j.frames[0]) || age < 0 || age > time.Minute {
 		t.Errorf("%+v", first)
 	}
 	// A flood: what was not sampled is known by the next sample. One CPU does it in one go.
@@ -90,7 +90,7 @@ func TestHits(t *testing.T) {
 	j.runs(t, "10.0.0.66", 7)
 	j.runs(t, "10.0.0.67", 3)
 	j.runs(t, "10.0.1.1", 2)
-	size := uint64(len(j.frame))
+	size := uint64(len(j.frames[0]))
 	expect := func(prefix string, packets uint64) {
 		t.Helper()
 		got, err := m.Hits(netip.MustParsePrefix(prefix))

@@ -58,6 +58,17 @@ type lookupControlWords struct {
 		Shift    uint32
 		Pad      uint32
 	}
+	Index6   uint32
+	Changes6 uint32
+	Sides6   [2]struct {
+		_         structs.HostLayout
+		Multiply  [2]uint64
+		Step      uint64
+		On        uint32
+		GateShift uint32
+		Nets      uint32
+		Hosts     uint32
+	}
 }
 
 type lookupCount struct {
@@ -112,11 +123,13 @@ const (
 	lookupMapCounters      = "counters"
 	lookupMapGateV4        = "gate_v4"
 	lookupMapIndexV4       = "index_v4"
+	lookupMapIndexV6       = "index_v6"
 	lookupMapLpmV4A        = "lpm_v4_a"
 	lookupMapLpmV4B        = "lpm_v4_b"
 	lookupMapLpmV6A        = "lpm_v6_a"
 	lookupMapLpmV6B        = "lpm_v6_b"
 	lookupMapRing          = "ring"
+	lookupMapRootV6        = "root_v6"
 	lookupMapSampled       = "sampled"
 	lookupMapSamples       = "samples"
 	lookupMapSources       = "sources"
@@ -195,11 +208,13 @@ type lookupMapSpecs struct {
 	Counters *ebpf.MapSpec `ebpf:"counters"`
 	GateV4   *ebpf.MapSpec `ebpf:"gate_v4"`
 	IndexV4  *ebpf.MapSpec `ebpf:"index_v4"`
+	IndexV6  *ebpf.MapSpec `ebpf:"index_v6"`
 	LpmV4A   *ebpf.MapSpec `ebpf:"lpm_v4_a"`
 	LpmV4B   *ebpf.MapSpec `ebpf:"lpm_v4_b"`
 	LpmV6A   *ebpf.MapSpec `ebpf:"lpm_v6_a"`
 	LpmV6B   *ebpf.MapSpec `ebpf:"lpm_v6_b"`
 	Ring     *ebpf.MapSpec `ebpf:"ring"`
+	RootV6   *ebpf.MapSpec `ebpf:"root_v6"`
 	Sampled  *ebpf.MapSpec `ebpf:"sampled"`
 	Samples  *ebpf.MapSpec `ebpf:"samples"`
 	Sources  *ebpf.MapSpec `ebpf:"sources"`
@@ -244,11 +259,13 @@ type lookupMaps struct {
 	Counters *ebpf.Map `ebpf:"counters"`
 	GateV4   *ebpf.Map `ebpf:"gate_v4"`
 	IndexV4  *ebpf.Map `ebpf:"index_v4"`
+	IndexV6  *ebpf.Map `ebpf:"index_v6"`
 	LpmV4A   *ebpf.Map `ebpf:"lpm_v4_a"`
 	LpmV4B   *ebpf.Map `ebpf:"lpm_v4_b"`
 	LpmV6A   *ebpf.Map `ebpf:"lpm_v6_a"`
 	LpmV6B   *ebpf.Map `ebpf:"lpm_v6_b"`
 	Ring     *ebpf.Map `ebpf:"ring"`
+	RootV6   *ebpf.Map `ebpf:"root_v6"`
 	Sampled  *ebpf.Map `ebpf:"sampled"`
 	Samples  *ebpf.Map `ebpf:"samples"`
 	Sources  *ebpf.Map `ebpf:"sources"`
@@ -261,11 +278,13 @@ func (m *lookupMaps) Close() error {
 		m.Counters,
 		m.GateV4,
 		m.IndexV4,
+		m.IndexV6,
 		m.LpmV4A,
 		m.LpmV4B,
 		m.LpmV6A,
 		m.LpmV6B,
 		m.Ring,
+		m.RootV6,
 		m.Sampled,
 		m.Samples,
 		m.Sources,

@@ -1,0 +1,149 @@
+package loader
+
+import (
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"sync/atomic"
+
+	"github.com/portcullis/portcullis/loader/compile"
+)
+
+// index6 is the IPv6 index of Maps, as this process keeps it. Guarded by Maps.writing.
+type index6 struct {
+	tables
+	x     *compile.Index6
+	space *space
+	due   ends[netip.Prefix]
+}
+
+// newIndex6 fills the side of the IPv6 index that is not read.
+type newIndex6 struct {
+	filling compile.Filling6
+	due     ends[netip.Prefix]
+	m       *Maps
+}
+
+func (b *newIndex6) add(p netip.Prefix, c compile.Cell) {
+	b.filling.Add(p, c, b.m.soon)
+	b.due.add(p, c, b.m.soon)
+}
+
+// finish is that of newIndex.
+func (b *newIndex6) finish() (flip func() (after func() error), err error) {
+	n, w := &b.m.index6, b.m.words
+	side := 1 - w.index6()
+	if err := n.clear(side); err != nil {
+		return nil, err
+	}
+	var x *compile.Index6
+	s := n.on(side)
+	if b.m.lookup != LookupLPM {
+		x, err = b.filling.Index(s, [3]uint64{rand.Uint64(), rand.Uint64(), rand.Uint64()})
+		if err == nil {
+			err = s.publish()
+		}
+	}
+	if err != nil {
+		s.free()
+		x = nil
+		b.m.log.Warn("no IPv6 index: every IPv6 packet is looked up in the tries, which is slower", "error", err)
+		if err := n.clear(side); err != nil {
+			return nil, err
+		}
+	}
+	return func() func() error {
+		old := n.space
+		n.x, n.space, n.due = x, s, b.due
+		b.m.write6(func() {
+			to := &w.Sides6[side]
+			to.On = 0
+			if x != nil {
+				m := x.Mixer()
+				to.Multiply, to.Step, to.GateShift, to.Nets, to.Hosts = m.Multiply, m.Step, m.GateShift, m.Nets, m.Hosts
+				to.On = 1
+			}
+			atomic.StoreUint32(&w.Index6, uint32(side))
+		})
+		return func() error {
+			if old != nil {
+				old.free()
+			}
+			return n.clear(1 - side)
+		}
+	}, nil
+}
+
+// write6 keeps readers off the IPv6 index meanwhile: whoever reads it then asks the tries.
+func (m *Maps) write6(f func()) {
+	n := atomic.LoadUint32(&m.words.Changes6) | 1 // it is odd already if a process died in here
+	atomic.StoreUint32(&m.words.Changes6, n)
+	f()
+	atomic.StoreUint32(&m.words.Changes6, n+1)
+}
+
+// rebuild6 makes the IPv6 index anew.
+func (m *Maps) rebuild6() error {
+	m.beginIndex()
+	b := &newIndex6{m: m}
+	for p, c := range m.index.table.All6() {
+		b.add(p, c)
+	}
+	flip, err := b.finish()
+	if err != nil {
+		return err
+	}
+	return m.switchIndex(flip)
+}
+
+// askIndex6 leaves to the tries what rules change; the function that it returns, which is to be called once the tries
+// have them, brings the index up to date.
+func (m *Maps) askIndex6(rules []compile.Rule) (add func()) {
+	n, nothing := &m.index6, func() {}
+	if !slices.ContainsFunc(rules, func(r compile.Rule) bool { return r.Prefix.Addr().Is6() }) {
+		return nothing
+	}
+	if n.x == nil {
+		// There may be an index of another process, which does not know these rules.
+		m.write6(func() { m.words.Sides6[m.words.index6()].On = 0 })
+		return nothing
+	}
+	for _, r := range rules {
+		if r.Prefix.Addr().Is6() && !r.Remove {
+			n.due.add(r.Prefix, r.Cell, m.soon)
+		}
+	}
+	m.write6(func() { n.x.Ask(rules) })
+	if m.index.table == nil {
+		return nothing
+	}
+	return func() {
+		m.write6(func() { n.x.Write(m.index.table, rules, m.soon) })
+	}
+}
+
+// renew6 leaves to the tries what ends before the lease. table may be nil.
+func (m *Maps) renew6(table *compile.Table) {
+	n := &m.index6
+	if n.x == nil {
+		return
+	}
+	ended := n.due.take(m.soon)
+	if len(ended) == 0 {
+		return
+	}
+	rules := make([]compile.Rule, len(ended))
+	for i, p := range ended {
+		rules[i].Prefix = p
+	}
+	m.write6(func() {
+		if table != nil {
+			n.x.Write(table, rules, m.soon)
+		} else {
+			n.x.Ask(rules)
+		}
+	})
+}
+
+// index6 is the side of the IPv6 index that programs read.
+func (w *controlWords) index6() int { return int(atomic.LoadUint32(&w.Index6) & 1) }
