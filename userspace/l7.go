@@ -165,6 +165,12 @@ func (n *node) startL7(ctx context.Context) error {
 		}
 	}
 	n.feed = newFeed(use, n.store)
+	if n.maps != nil {
+		n.feed.bypass = func() bool {
+			on, err := n.maps.Bypass() // which status tells of
+			return err == nil && on
+		}
+	}
 	if err := n.feed.start(ctx); err != nil {
 		return err
 	}
@@ -240,6 +246,19 @@ func (n *node) wireL7(s *control.Status) {
 		return
 	}
 	s.Generation.Shim = n.feed.generation()
+	s.Requests = &control.Requests{}
+	for reason, kinds := range n.shim.Stats().Decisions {
+		for _, count := range kinds {
+			switch reason.Verdict() {
+			case shim.Pass:
+				s.Requests.Passed += count
+			case shim.Block:
+				s.Requests.Blocked += count
+			default:
+				s.Requests.Refused += count
+			}
+		}
+	}
 	s.Mode = "sideband"
 	for _, f := range n.fronts {
 		if f.name == "proxy" {

@@ -3,8 +3,11 @@ package userspace
 import (
 	"context"
 	"errors"
+	"slices"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/portcullis/portcullis/lists"
 )
@@ -69,6 +72,45 @@ func TestFeed(t *testing.T) {
 		}
 		if len(got) != 3 || got[2] != 3 || !whole[0] || whole[1] || whole[2] || f.generation() != 3 {
 			t.Errorf("the shim was given %v, whole %v; generation %d", got, whole, f.generation())
+		}
+	})
+}
+
+// TestFeedBypass: while the emergency switch is on, the shim is told that the firewall is off; the lists stay.
+func TestFeedBypass(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		on := lists.DefaultSettings()
+		entry := blackIP("192.0.2.1")
+		s := &fakeStore{first: snapshot(1, on, entry), updates: make(chan lists.Update)}
+		var got []bool
+		f := newFeed(func(s *lists.Snapshot, changes []lists.Change, whole bool) {
+			if s.Len(lists.Blacklist) != 1 || s.Generation() == 1 && len(got) > 0 && (whole || len(changes) > 0) {
+				t.Errorf("was given generation %d with %d entries, %v, whole %t", s.Generation(), s.Len(lists.Blacklist), changes, whole)
+			}
+			got = append(got, s.Settings().Firewall)
+		}, s)
+		if err := f.start(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		var bypass atomic.Bool
+		f.bypass = bypass.Load
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() { done <- f.run(ctx) }()
+		step := func(to bool) {
+			bypass.Store(to)
+			time.Sleep(2 * bypassEvery)
+			synctest.Wait()
+		}
+		step(true)
+		s.updates <- lists.Update{Snapshot: snapshot(2, on, entry)}
+		synctest.Wait()
+		step(true)
+		step(false)
+		cancel()
+		<-done
+		if want := []bool{true, false, false, true}; !slices.Equal(got, want) {
+			t.Errorf("firewall was %v, want %v", got, want)
 		}
 	})
 }

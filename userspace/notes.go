@@ -17,12 +17,12 @@ var linkLocal = netip.MustParsePrefix("fe80::/10")
 // believe it blocked. after is what the lists hold now.
 func (n *node) notBlocked(b lists.Batch, after *lists.Snapshot, now time.Time) []string {
 	var notes []string
-	added := false
+	added, unseen := false, false
 	for _, op := range b.Ops {
 		if op.Op != lists.OpAdd || op.Entry.List != lists.Blacklist || op.Entry.Source != lists.Manual {
 			continue
 		}
-		added = true
+		added, unseen = true, unseen || n.feed == nil && op.Entry.ID.Kind != lists.KindIP
 		if len(notes) == mostNotes {
 			break
 		}
@@ -35,6 +35,9 @@ func (n *node) notBlocked(b lists.Batch, after *lists.Snapshot, now time.Time) [
 	}
 	if !after.Settings().Firewall {
 		notes = append(notes, "the firewall is disabled: nothing is blocked until enable_firewall")
+	}
+	if unseen {
+		notes = append(notes, "nothing here looks into requests, so only addresses are blocked: for cookies, tokens, API keys and user names configure one of proxy, check, ext_authz, spoe, sideband")
 	}
 	if n.maps == nil {
 		return notes

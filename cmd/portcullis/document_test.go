@@ -28,6 +28,7 @@ var documented = []struct{ script, title string }{
 	{"why", "Why"},
 	{"watch", "Watch"},
 	{"l7", "HTTP requests"},
+	{"enforcement", "Kernel or requests"},
 	{"passes", "Listed and not blocked"},
 	{"lockout", "Lock-out guard"},
 	{"switches", "Switches"},

@@ -64,6 +64,9 @@ func writeStatus(c *call, st control.Status) {
 	row("generation", "%s", generations(st.Generation))
 	row("ip enforcement", "%s", st.IPEnforcement)
 	row("dropped", "%d packets", dropped(st.Interfaces))
+	if r := st.Requests; r != nil {
+		row("requests", "passed %d, blocked %d, refused %d", r.Passed, r.Blocked, r.Refused)
+	}
 	if st.Bypass {
 		row("bypass", "on")
 	}

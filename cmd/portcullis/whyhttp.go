@@ -136,7 +136,10 @@ func (c *call) writeWhyHTTP(w control.WhyHTTP) {
 		}
 	}
 	line("client: %s", cmp.Or(w.Client, "not known"))
-	for _, f := range w.Found {
+	for i, f := range w.Found {
+		if len(f.Matches) == 0 && saidBetter(w.Found, i) {
+			continue
+		}
 		line("%s, %s", identifier(f.Kind, f.Name, f.Value), foundText(f))
 	}
 	if len(w.Found) == 0 {
@@ -145,6 +148,19 @@ func (c *call) writeWhyHTTP(w control.WhyHTTP) {
 	for _, n := range w.Notes {
 		line("note: %s", n)
 	}
+}
+
+// saidBetter reports whether a reading that nothing lists is one of several of the same value at the same place, of which
+// another is listed or came before.
+func saidBetter(all []control.HTTPIdentifier, i int) bool {
+	for j, o := range all {
+		f := all[i]
+		same := o.Kind == f.Kind && o.Name == f.Name && o.Value == f.Value && o.Where == f.Where
+		if same && (len(o.Matches) > 0 || j < i) {
+			return true
+		}
+	}
+	return false
 }
 
 func identifier(kind, name, value string) string {

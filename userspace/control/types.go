@@ -100,9 +100,10 @@ type Status struct {
 	IPEnforcement string `json:"ip_enforcement"`
 	// Fronts are the ways in which HTTP requests come to be judged.
 	Fronts     []Front         `json:"fronts"`
-	Entries    map[string]int  `json:"entries"`    // "whitelist", "blacklist"
-	Accounting string          `json:"accounting"` // sampled or exact
-	Sources    []SourceHits    `json:"sources"`    // what entries of each source have dropped, if accounting is exact
+	Requests   *Requests       `json:"requests,omitempty"` // nil: none are judged
+	Entries    map[string]int  `json:"entries"`            // "whitelist", "blacklist"
+	Accounting string          `json:"accounting"`         // sampled or exact
+	Sources    []SourceHits    `json:"sources"`            // what entries of each source have dropped, if accounting is exact
 	Samples    Samples         `json:"samples"`
 	Bypass     bool            `json:"bypass"`
 	Interfaces []Interface     `json:"interfaces"`
@@ -123,6 +124,13 @@ type Front struct {
 	Name  string   `json:"name" doc:"Its section in the configuration."`
 	HTTP  []string `json:"http" doc:"Where it listens without TLS, HOST:PORT or the path of a unix socket."`
 	HTTPS []string `json:"https" doc:"Where it listens with TLS."`
+}
+
+// Requests counts HTTP requests since the daemon started.
+type Requests struct {
+	Passed  uint64 `json:"passed"`
+	Blocked uint64 `json:"blocked"`
+	Refused uint64 `json:"refused" doc:"Malformed, of no API, or in breach of a rule of their API."`
 }
 
 // Interface is the state of one attached interface.
