@@ -41,6 +41,8 @@ type receiver struct {
 	most    int  // entries it can hold, 0: any number
 	// up makes it filter the list on eth0 of the namespace, until what it returns is closed.
 	up func(s *session, n *testenv.Namespace, list blocklist, h *held) (io.Closer, error)
+	// during, if set, goes on while frames come, until end is called; that also says whether it did.
+	during func(h *held) (end func(dropsAll bool) error)
 }
 
 // stand is a receiver at work: a namespace with eth0, joined to iface of the sender's.
@@ -51,7 +53,7 @@ type stand struct {
 	closer io.Closer
 	err    error // why it does not work
 	perRun int   // frames
-	renew  func() error
+	h      *held
 	rates  []float64
 }
 
@@ -108,7 +110,7 @@ func (s *session) measureLive(d drawer, h *held, workloads []workload, receivers
 // newStand builds the namespace and puts the receiver in it. That the receiver does not work here is no error.
 func (s *session) newStand(r receiver, from *testenv.Namespace, list blocklist, h *held) (*stand, error) {
 	s.networks++
-	st := &stand{receiver: r, renew: h.renew, iface: fmt.Sprintf("to%d", s.networks)}
+	st := &stand{receiver: r, h: h, iface: fmt.Sprintf("to%d", s.networks)}
 	var err error
 	if st.n, err = s.lab.Namespace(st.iface); err != nil {
 		return nil, err
@@ -205,6 +207,15 @@ func (s *session) measureWorkload(w workload, d drawer, from *testenv.Namespace,
 	return nil
 }
 
+// send sends once, and has done meanwhile what the receiver wants.
+func (st *stand) send(sender *generator.Sender, dropsAll bool) (took time.Duration, err error) {
+	if st.during != nil {
+		end := st.during(st.h)
+		defer func() { err = errors.Join(err, end(dropsAll)) }()
+	}
+	return sender.Send(st.iface, st.perRun)
+}
+
 // run sends once and returns packets a second. share is how many of the packets a filter must drop, -1: not known.
 func (st *stand) run(sender *generator.Sender, share float64) (rate float64, err error) {
 	received, err := st.n.Received("eth0")
@@ -215,10 +226,10 @@ func (st *stand) run(sender *generator.Sender, share float64) (rate float64, err
 	if err != nil {
 		return 0, err
 	}
-	if err := st.renew(); err != nil {
+	if err := st.h.renew(); err != nil {
 		return 0, err
 	}
-	took, err := sender.Send(st.iface, st.perRun)
+	took, err := st.send(sender, share == 1)
 	if err != nil {
 		return 0, err
 	}

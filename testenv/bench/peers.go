@@ -18,6 +18,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"github.com/portcullis/portcullis/bpf"
+	"github.com/portcullis/portcullis/loader"
 	"github.com/portcullis/portcullis/testenv"
 	"github.com/portcullis/portcullis/testenv/generator"
 )
@@ -30,6 +31,7 @@ const (
 	nftables  = "nftables"
 	ipset     = "ipset"
 	xdpFilter = "xdp-filter"
+	watched   = "portcullis, watched"
 )
 
 // ours names the receiver that is our program in a mode.
@@ -49,7 +51,10 @@ func receivers() []receiver {
 		about := fmt.Sprintf("native XDP, mode=%s, attached without fragments", m.name)
 		all = append(all, receiver{name: ours(m.name), about: about, filters: true, up: program(m)})
 	}
+	last := modes[len(modes)-1]
 	return append(all,
+		receiver{name: watched, about: "the same in mode " + last.name + ", while samples of what it drops are read 20 times a second", filters: true,
+			up: program(last), during: readSamples},
 		receiver{name: nftables, about: "a netdev set of declared size at the ingress hook of the interface, one rule", filters: true, up: nftUp},
 		receiver{name: ipset, about: "hash:ip with as many buckets as entries, one rule of iptables-legacy, raw PREROUTING", filters: true, up: ipsetUp},
 		receiver{name: xdpFilter, about: "native XDP, the smallest program (IPv4 sources, policy allow)", filters: true, most: filterMax, up: xdpFilterUp},
@@ -78,6 +83,21 @@ func program(m mode) func(*session, *testenv.Namespace, blocklist, *held) (io.Cl
 			return nil, err
 		}
 		return closers{closeFunc(func() error { c.Close(); return nil }), l}, nil
+	}
+}
+
+// readSamples reads as the daemon does for portcullis watch.
+func readSamples(h *held) (end func(dropsAll bool) error) {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- h.l.Maps().ReadSamples(ctx, func([]loader.Sample) {}) }()
+	return func(dropsAll bool) error {
+		before, err := h.l.Maps().Sampled()
+		cancel()
+		if err = errors.Join(err, <-done); err == nil && dropsAll && before.Written == 0 {
+			err = errors.New("no sample was written: the rate would mean nothing")
+		}
+		return err
 	}
 }
 

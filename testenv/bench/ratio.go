@@ -85,6 +85,12 @@ func ratios() []wanted {
 		{"live, 1 M hosts, blocked, against an empty program", 0.55, 0.04, 0.33, false, rates(hosts1M, blocked, emptyDrop)},
 		{"live, 1 M hosts, legitimate, against a program that only passes", 0.8, 0.2, 0.55, false, rates(hosts1M, legitimate, emptyPass)},
 
+		{"live, 1 M hosts, blocked, watched against not watched", 0, 0.8, 0.8, false, func(r *report) (float64, bool) {
+			a, ok := r.live(hosts1M, blocked.name, watched)
+			b, ok2 := r.live(hosts1M, blocked.name, ours(best(r)))
+			return a.Rate.Median / b.Rate.Median, ok && ok2
+		}},
+
 		{"daemon, p99 of an add with the big list, ms", 10, 0, 0, true, daemonValue(func(d daemonSide) float64 { return d.AddBig.P99 })},
 		{"daemon, p99 of an add, big list against 1 K: times slower", 1.5, 0, 0, true,
 			daemonValue(func(d daemonSide) float64 { return d.AddBig.P99 / d.AddSmall.P99 })},
