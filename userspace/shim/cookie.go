@@ -71,7 +71,7 @@ func (w *work) cookieWanted(name string) (tag uint64, wanted bool) {
 // session remembers the session cookie of the API, which detectors may be told of.
 func (w *work) session(tag uint64, name, value string) {
 	if w.apis > 0 && w.plans[0].cookie == tag && w.cookie == "" {
-		w.cookieName, w.cookie = name, value
+		w.cookieName, w.cookie, w.cookieGroup = name, value, nameTag(lists.KindCookie, tag)
 	}
 }
 

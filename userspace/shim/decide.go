@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/netip"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -35,6 +36,9 @@ type Shim struct {
 	index   atomic.Pointer[index]
 	rules   atomic.Pointer[rules]
 
+	accepted *memory // credentials that the backend accepted; nil without detectors
+	streams  streams
+	rings    rings
 	counters counters
 }
 
@@ -53,6 +57,11 @@ func New(o Options) *Shim {
 	}
 	o.TrustedProxies = trusted
 	s := &Shim{options: o, writer: newWriter()}
+	s.streams.open = make(map[*stream]struct{})
+	s.rings.changed = make(chan struct{}, 1)
+	if o.Detect != nil {
+		s.accepted = newMemory(maxAccepted)
+	}
 	s.index.Store(s.writer.empty())
 	s.rules.Store(s.newRules(nil))
 	return s
@@ -71,7 +80,10 @@ func (s *Shim) UseAPIs(set *apis.Set) { s.rules.Store(s.newRules(set)) }
 // Run ends held streams and keeps the keys that verify tokens fresh until ctx ends, whose error it returns. Without it
 // the shim decides; Hold ends nothing, and no token is verified.
 func (s *Shim) Run(ctx context.Context) error {
-	<-ctx.Done()
+	var both sync.WaitGroup
+	both.Go(func() { s.endListed(ctx) })
+	both.Go(func() { s.keepKeys(ctx) })
+	both.Wait()
 	return ctx.Err()
 }
 
@@ -89,6 +101,13 @@ func (s *Shim) Decide(r *http.Request) Decision {
 	works.Put(w)
 	s.counters.count(d.Reason, d.ID.Kind, time.Since(start))
 	return d
+}
+
+func (s *Shim) now() time.Time {
+	if s.options.Now != nil {
+		return s.options.Now()
+	}
+	return time.Now()
 }
 
 // prepare resets w to judge by what is in force.
@@ -129,6 +148,9 @@ func (s *Shim) judge(w *work, q *request) (d Decision) {
 		return refused(d, w.problem.reason)
 	}
 	d.seen = seen{request: *q, hasToken: w.hasToken}
+	if s.accepted != nil {
+		d.seen.token, d.seen.cookie = w.credentials()
+	}
 	black, white := w.outcome()
 	d.seen.whitelisted = white.kind != 0 && !(w.single && white.kind > lists.KindToken)
 	switch {
@@ -177,28 +199,25 @@ var answers = [reasons]apis.Answer{
 
 // detect asks the detector about a request that the lists let pass.
 func (s *Shim) detect(r *http.Request, w *work, d *Decision) {
+	var token, cookie lists.ID
+	if w.index.settings.ASEDetectedAttack {
+		token, cookie = s.learnable(w, d)
+	}
 	answer, source, ok := s.options.Detect(r, Seen{
 		API: d.API, Client: d.Client, HTTPS: r.TLS != nil || r.URL.Scheme == "https" || r.URL.Scheme == "wss",
 		SchemeUnknown: d.seen.request.claims.SchemeUnknown,
 		HasToken:      d.seen.hasToken, Whitelisted: d.seen.whitelisted,
+		Token: token, Cookie: cookie,
 	})
 	if ok {
 		d.Verdict, d.Reason, d.Answer, d.Source = Refuse, Detected, answer, source
 	}
 }
 
-// Answered tells what status the backend answered a passed request with: a credential that it accepted (2xx, 3xx) is
-// one that detectors may blacklist.
-func (s *Shim) Answered(d Decision, status int) {}
-
-// Hold has end called, once and within a second, when the client of a passed request comes to be blocked while its
-// stream is open. Call it before anything of the request is changed, from the goroutine that judged it. release must be
-// called when the stream has ended; end may be running then.
-func (s *Shim) Hold(d Decision, end func()) (release func()) { return func() {} }
-
 // seen is what [Shim.Answered] and [Shim.Hold] need to know of a request.
 type seen struct {
-	request     request
-	hasToken    bool
-	whitelisted bool
+	request       request
+	hasToken      bool
+	whitelisted   bool
+	token, cookie lists.ID // where there is no doubt which they are
 }

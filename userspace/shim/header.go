@@ -1,9 +1,7 @@
 package shim
 
 import (
-	"iter"
 	"maps"
-	"net/http"
 	"slices"
 	"strings"
 
@@ -17,50 +15,69 @@ const (
 	groupIP
 )
 
+// fields is what was seen of the header so far.
+type fields struct {
+	bytes, lines, lengths int
+	coded                 bool
+}
+
 // headers checks every header field and reads the identifiers in it.
 func (w *work) headers(q *request) {
-	total, lines, lengths := 0, 0, 0
-	coded := q.coded
-	for name, values := range w.inOrder(q.header) {
-		for _, v := range values {
-			total += len(name) + len(v)
-			if hasControl(v) {
-				w.refuse(malformed("control characters in a header field"))
+	f := fields{coded: q.coded}
+	if w.trace == nil {
+		for name, values := range q.header {
+			if w.field(q, &f, name, values); w.problem.reason != PassUnlisted {
+				return
 			}
 		}
-		lines += len(values)
-		if total > MaxHeaderBytes || lines > MaxHeaders {
-			w.refuse(tooLarge("the header is too long"))
-		}
-		var ok bool
-		if w.folded, ok = foldHeader(w.folded[:0], name); !ok {
-			w.refuse(malformed("the name of a header field is no word"))
-		}
-		if w.problem.reason != PassUnlisted {
-			return
-		}
-		switch string(w.folded) {
-		case "host":
-			if len(values) > 1 || len(values) == 1 && !sameHost(values[0], q.host) {
-				w.refuse(malformed("several Host fields"))
+	} else { // for people, in order
+		for _, name := range slices.Sorted(maps.Keys(q.header)) {
+			if w.field(q, &f, name, q.header[name]); w.problem.reason != PassUnlisted {
+				return
 			}
-		case "transfer-encoding":
-			coded = true
-			if len(values) != 1 || !strings.EqualFold(values[0], "chunked") {
-				w.refuse(malformed("a transfer encoding other than chunked"))
-			}
-			w.onlyDashes(name)
-		case "content-length":
-			if lengths += len(values); lengths > 1 || len(values) == 1 && !isNumber(values[0]) {
-				w.refuse(malformed("Content-Length is not one number"))
-			}
-			w.onlyDashes(name)
-		default:
-			w.header(name, values)
 		}
 	}
-	if coded && lengths > 0 {
+	if f.coded && f.lengths > 0 {
 		w.refuse(malformed("both Content-Length and Transfer-Encoding"))
+	}
+}
+
+// field checks all lines of one name, and reads them.
+func (w *work) field(q *request, f *fields, name string, values []string) {
+	for _, v := range values {
+		f.bytes += len(name) + len(v)
+		if hasControl(v) {
+			w.refuse(malformed("control characters in a header field"))
+			return
+		}
+	}
+	if f.lines += len(values); f.bytes > MaxHeaderBytes || f.lines > MaxHeaders {
+		w.refuse(tooLarge("the header is too long"))
+		return
+	}
+	var ok bool
+	if w.folded, ok = foldHeader(w.folded[:0], name); !ok {
+		w.refuse(malformed("the name of a header field is no word"))
+		return
+	}
+	switch string(w.folded) {
+	case "host":
+		if len(values) > 1 || len(values) == 1 && !sameHost(values[0], q.host) {
+			w.refuse(malformed("several Host fields"))
+		}
+	case "transfer-encoding":
+		f.coded = true
+		if len(values) != 1 || !strings.EqualFold(values[0], "chunked") {
+			w.refuse(malformed("a transfer encoding other than chunked"))
+		}
+		w.onlyDashes(name)
+	case "content-length":
+		if f.lengths += len(values); f.lengths > 1 || len(values) == 1 && !isNumber(values[0]) {
+			w.refuse(malformed("Content-Length is not one number"))
+		}
+		w.onlyDashes(name)
+	default:
+		w.header(name, values)
 	}
 }
 
@@ -68,20 +85,6 @@ func (w *work) headers(q *request) {
 func (w *work) onlyDashes(name string) {
 	if strings.IndexByte(name, '-') < 0 {
 		w.refuse(malformed("a framing field with another name"))
-	}
-}
-
-// inOrder yields the header, for people in the order of its names.
-func (w *work) inOrder(h http.Header) iter.Seq2[string, []string] {
-	if w.trace == nil {
-		return maps.All(h)
-	}
-	return func(yield func(string, []string) bool) {
-		for _, name := range slices.Sorted(maps.Keys(h)) {
-			if !yield(name, h[name]) {
-				return
-			}
-		}
 	}
 }
 

@@ -2,6 +2,7 @@ package shim
 
 import (
 	"strings"
+	"sync"
 
 	"github.com/portcullis/portcullis/userspace/apis"
 )
@@ -24,6 +25,8 @@ type plan struct {
 }
 
 func (s *Shim) newRules(set *apis.Set) *rules {
+	s.rings.begin()
+	defer s.rings.end()
 	r := &rules{set: set, plans: make(map[*apis.API]*plan)}
 	hash := func(name string) (uint64, string) {
 		if name == "" {
@@ -33,7 +36,7 @@ func (s *Shim) newRules(set *apis.Set) *rules {
 		return s.writer.name(folded), folded
 	}
 	for api := range set.All() {
-		p := &plan{api: api}
+		p := &plan{api: api, keys: s.rings.ring(api.JWT)}
 		p.cookie, _ = hash(api.Cookie)
 		p.header, p.headerName = hash(api.APIKeyHeader)
 		p.query, p.queryName = hash(api.APIKeyQuery)
@@ -58,4 +61,53 @@ func (s *Shim) newRules(set *apis.Set) *rules {
 		r.plans[api] = p
 	}
 	return r
+}
+
+// rings are the keyrings of the APIs in force. Definitions that name the same keys share one, and keep it when they are
+// replaced.
+type rings struct {
+	mu      sync.Mutex
+	open    map[[2]string]*keyring
+	next    map[[2]string]*keyring // while definitions are being replaced
+	changed chan struct{}
+}
+
+func (r *rings) begin() {
+	r.mu.Lock()
+	r.next = make(map[[2]string]*keyring)
+}
+
+func (r *rings) end() {
+	r.open, r.next = r.next, nil
+	r.mu.Unlock()
+	select {
+	case r.changed <- struct{}{}:
+	default:
+	}
+}
+
+// ring returns the keyring for an API between begin and end, nil if it has no keys.
+func (r *rings) ring(j apis.JWT) *keyring {
+	if j.KeysFile == "" && j.JWKSURL == "" {
+		return nil
+	}
+	from := [2]string{j.KeysFile, j.JWKSURL}
+	k := r.open[from]
+	if k == nil {
+		k = r.next[from]
+	}
+	if k == nil {
+		k = &keyring{file: j.KeysFile, url: j.JWKSURL}
+	}
+	r.next[from] = k
+	return k
+}
+
+func (r *rings) all() (all []*keyring) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, k := range r.open {
+		all = append(all, k)
+	}
+	return all
 }

@@ -42,6 +42,7 @@ type work struct {
 	token                           string // the first
 	cookie                          string // of the API's session cookie, as it is
 	cookieName                      string
+	cookieGroup                     uint64
 }
 
 // hit is a listing that names the request.

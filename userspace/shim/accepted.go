@@ -1,0 +1,79 @@
+package shim
+
+import (
+	"net/http"
+
+	"github.com/portcullis/portcullis/lists"
+)
+
+// How many credentials that the backend accepted are remembered, and for how long after it accepted them last, in
+// seconds.
+const (
+	maxAccepted  = 128 << 10
+	keepAccepted = 3600
+)
+
+// formAccepted and formVerified are of fingerprints that are remembered rather than listed.
+const (
+	formAccepted form = iota + 100
+	formVerified
+	formForged
+)
+
+// Answered tells what status the backend answered a passed request with: a credential that it accepted (2xx, 3xx) is
+// one that detectors may blacklist, one that it refuses (401) no longer. It is worth a call only where detectors are.
+func (s *Shim) Answered(d Decision, status int) {
+	good := status >= http.StatusOK && status < http.StatusBadRequest
+	if s.accepted == nil || d.Verdict != Pass || !good && status != http.StatusUnauthorized {
+		return
+	}
+	w := works.Get().(*work)
+	defer works.Put(w)
+	now := s.now().Unix()
+	for _, id := range [...]lists.ID{d.seen.token, d.seen.cookie} {
+		switch {
+		case id.Value == "":
+		case good:
+			s.accepted.remember(w.summer.sum(s.writer.secret, acceptedKey(id)), now+keepAccepted)
+		default:
+			s.accepted.forget(w.summer.sum(s.writer.secret, acceptedKey(id)))
+		}
+	}
+}
+
+func acceptedKey(id lists.ID) key {
+	return key{kind: id.Kind, form: formAccepted, name: id.Name, value: id.Value}
+}
+
+// credentials returns the request's token and session cookie where there is no doubt which they are.
+func (w *work) credentials() (token, cookie lists.ID) {
+	if w.tokens == 1 && isUnreserved(w.token) {
+		token = lists.ID{Kind: lists.KindToken, Value: w.token}
+	}
+	if w.cookie != "" && w.occurred(w.cookieGroup) == 1 {
+		cookie = lists.ID{Kind: lists.KindCookie, Name: w.cookieName, Value: w.cookie}
+	}
+	return token, cookie
+}
+
+// learnable returns those credentials that detectors may blacklist: who sends them has been accepted with them, or
+// cannot have made them.
+func (s *Shim) learnable(w *work, d *Decision) (token, cookie lists.ID) {
+	token, cookie = d.seen.token, d.seen.cookie
+	if token.Value != "" && !s.knows(w, token) && !w.verified(token.Value) || token.Value != "" && token.Validate() != nil {
+		token = lists.ID{}
+	}
+	if cookie.Value != "" && !s.knows(w, cookie) || cookie.Value != "" && cookie.Validate() != nil {
+		cookie = lists.ID{}
+	}
+	return token, cookie
+}
+
+func (s *Shim) knows(w *work, id lists.ID) bool {
+	return s.accepted.knows(w.summer.sum(s.writer.secret, acceptedKey(id)), w.now)
+}
+
+// verified reports whether the keys of the request's API verify a token.
+func (w *work) verified(token string) bool {
+	return w.apis > 0 && w.plans[0].keys.verify(w, token)
+}
