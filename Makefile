@@ -11,7 +11,7 @@ BENCH ?= full
 # What goroutines share, and stays quick under the race detector.
 RACE := ./lists ./lists/store ./userspace/...
 
-.PHONY: help build demo test test-race test-kernels verify generate fuzz gapless bench bench-check bench-l7 bench-l7-check install uninstall clean
+.PHONY: help build demo test test-race test-kernels verify generate fuzz gapless faults soak differential bench bench-check bench-l7 bench-l7-check install uninstall clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -55,6 +55,14 @@ ENDURE := go test -count=1 -timeout 3h -v
 gapless: build ## exchange, kill, recreate, replace and move under traffic, by the hundred (root; about 15 minutes)
 	@.ci/deps test
 	$(ENDURE) ./testenv/scenario -run '^TestGapless' -long
+
+faults: build ## let every bpf, write, fsync and rename call of a daemon fail, one after the other (root; about 20 minutes)
+	@.ci/deps test
+	$(ENDURE) ./testenv/scenario -run '^TestFaults$$' -long
+
+soak: build ## a million random operations against a model, restarts between (root; about 10 minutes)
+	@.ci/deps test
+	$(ENDURE) ./testenv/scenario -run '^TestSoak$$' -long
 
 bench: build ## measure packets and changes beside nftables, ipset, xdp-filter (root; BENCH=quick for a short one)
 	@.ci/deps bench

@@ -1,8 +1,10 @@
 package scenario
 
 import (
+	"bytes"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/portcullis/portcullis/testenv"
@@ -28,17 +30,10 @@ func (p *probe) dropped(a netip.Addr) bool {
 	p.n++
 	mark, last := fmt.Sprintf("probe %d of %s;", p.n, a), fmt.Sprintf("end of probe %d;", p.n)
 	count := p.in.Count([]byte(mark), []byte(last))
-	frame := p.r.deviceFrame(mark, 0)
-	frame.Source, frame.Destination = a, p.r.Backend.IPv4
-	if a.Is6() {
-		frame.Destination = p.r.Backend.IPv6
-	}
-	end := p.r.deviceFrame(last, 0)
-	end.Source, end.Destination = netip.MustParseAddr("192.0.2.77"), p.r.Backend.IPv4
 	testenv.Eventually(p.r.t, 20*time.Second, "a packet that nothing drops", func() error {
 		// Sent again: for up to a second after a device came up the sender's kernel throws packets away.
-		p.r.must(p.out.Send(frame.Bytes()))
-		p.r.must(p.out.Send(end.Bytes()))
+		p.send(a, mark)
+		p.send(harmless, last)
 		if count.Seen(1) == 0 {
 			return testenv.ErrNoAnswer
 		}
@@ -46,4 +41,44 @@ func (p *probe) dropped(a netip.Addr) bool {
 	})
 	count.Stop()
 	return count.Seen(0) == 0
+}
+
+func (p *probe) send(from netip.Addr, text string) {
+	p.r.t.Helper()
+	f := p.r.deviceFrame(text, 0)
+	f.Source, f.Destination = from, p.r.Backend.IPv4
+	if from.Is6() {
+		f.Destination = p.r.Backend.IPv6
+	}
+	p.r.must(p.out.Send(f.Bytes()))
+}
+
+// harmless is on no list of any test.
+var harmless = netip.MustParseAddr("192.0.2.77")
+
+// all asks about many addresses at once.
+func (p *probe) all(addrs []netip.Addr) (dropped []bool) {
+	p.r.t.Helper()
+	p.n++
+	mark := fmt.Sprintf("probe %d of many: ", p.n)
+	for i := range addrs {
+		p.send(addrs[i], fmt.Sprintf("%s%d;", mark, i))
+	}
+	dropped = slices.Repeat([]bool{true}, len(addrs))
+	const last = -1
+	p.send(harmless, fmt.Sprintf("%s%d;", mark, last))
+	for {
+		frame, err := p.in.Receive([]byte(mark), aliveWithin)
+		if err != nil {
+			p.r.t.Fatalf("a packet that nothing drops: %v", err)
+		}
+		var i int
+		if _, err := fmt.Sscanf(string(frame[bytes.Index(frame, []byte(mark))+len(mark):]), "%d;", &i); err != nil {
+			p.r.t.Fatal(err)
+		}
+		if i == last {
+			return dropped
+		}
+		dropped[i] = false
+	}
 }
