@@ -44,9 +44,6 @@ type opened struct {
 	collectors  []prometheus.Collector // its own numbers
 }
 
-// errNotBuilt: this build knows the section of a front, and has no such front.
-var errNotBuilt = errors.New("this build has no such front: take it out of the configuration")
-
 // namedFront is a front with the name of its section.
 type namedFront struct {
 	name string

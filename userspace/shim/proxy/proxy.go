@@ -107,11 +107,7 @@ func (p *Proxy) Run(ctx context.Context, l Listeners) error {
 	case <-ctx.Done():
 	case err = <-failed:
 	}
-	for _, one := range append(append([]net.Listener(nil), l.Plain...), l.TLS...) {
-		if one != nil {
-			one.Close()
-		}
-	}
+	l.Close()
 	accepting.Wait()
 	p.drain()
 	return err
