@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/portcullis/portcullis/userspace/apis"
@@ -25,6 +26,7 @@ type exchange struct {
 	uploaded chan struct{} // closed when the upload has ended; nil: there is none
 	upErr    error         // of the upload, once it has ended
 	upDone   bool          // the upload ended with the body's end
+	upRead   atomic.Bool   // all of the body has been read from the client
 	began    bool          // a byte of the answer has come
 	release  func()        // of Judge.Hold
 }
@@ -284,7 +286,7 @@ func (x *exchange) relay() (keep bool) {
 	if out.chunked && w.http10 {
 		out = framing{length: -1}
 	}
-	keep = !w.close && !c.p.draining.Load() && x.uploadOver() && (out.chunked || out.length >= 0)
+	keep = !w.close && !c.p.draining.Load() && x.bodyRead() && (out.chunked || out.length >= 0)
 	w.out = a.append(w.out[:0], w.method, out, w.http10, keep)
 	read := newBody(&w.up, a.framing)
 	if err := x.copyAnswer(read, out); err != nil {
@@ -294,7 +296,7 @@ func (x *exchange) relay() (keep bool) {
 		}
 		return false
 	}
-	if a.keep && x.uploadOver() && w.up.r == w.up.w && c.up.CompareAndSwap(x.up, nil) {
+	if a.keep && x.bodySent() && w.up.r == w.up.w && c.up.CompareAndSwap(x.up, nil) {
 		x.server.put(x.up, c.p.now())
 		x.server.active.Add(-1)
 		x.up = nil
@@ -306,10 +308,19 @@ func (x *exchange) relay() (keep bool) {
 	return keep
 }
 
-// uploadOver: all of the request's body has been sent.
-func (x *exchange) uploadOver() bool {
+// bodyRead: nothing of the request's body is left to be read from the client.
+func (x *exchange) bodyRead() bool { return x.uploaded == nil || x.upRead.Load() }
+
+// bodySent: the server has all of the request's body. It may have answered before our last write has returned.
+func (x *exchange) bodySent() bool {
 	if x.uploaded == nil {
 		return true
+	}
+	if x.upRead.Load() {
+		select {
+		case <-x.uploaded:
+		case <-time.After(time.Second):
+		}
 	}
 	select {
 	case <-x.uploaded:

@@ -4,6 +4,7 @@ import (
 	"net"
 	"net/url"
 	"strings"
+	"sync/atomic"
 
 	"github.com/portcullis/portcullis/userspace/apis"
 )
@@ -82,7 +83,7 @@ func (x *exchange) startUpload() error {
 	go func() {
 		defer close(x.uploaded)
 		defer c.uploading.Store(false)
-		fromClient, err := c.upload(up, f, trailers)
+		fromClient, err := c.upload(up, f, trailers, &x.upRead)
 		switch {
 		case err == nil:
 			x.upDone = true
@@ -94,8 +95,8 @@ func (x *exchange) startUpload() error {
 	return nil
 }
 
-// upload copies a body. fromClient: the error came from reading.
-func (c *conn) upload(up *upstream, f framing, keep func(string) bool) (fromClient bool, err error) {
+// upload copies a body. fromClient: the error came from reading; all is set once all of it is read.
+func (c *conn) upload(up *upstream, f framing, keep func(string) bool, all *atomic.Bool) (fromClient bool, err error) {
 	if f.chunked || f.length > bufferSize {
 		c.growBuffer(bulkSize)
 	}
@@ -117,6 +118,9 @@ func (c *conn) upload(up *upstream, f framing, keep func(string) bool) (fromClie
 			}
 			piece = out
 		}
+		if read.done {
+			all.Store(true)
+		}
 		if _, err := up.Write(piece); err != nil {
 			return false, err
 		}
@@ -124,14 +128,14 @@ func (c *conn) upload(up *upstream, f framing, keep func(string) bool) (fromClie
 			return false, nil
 		}
 		if to, ok := up.Conn.(*net.TCPConn); ok && !f.chunked && read.left >= spliceAbove && c.bottom != nil && c.tls == nil && c.in.r == c.in.w {
-			return c.spliceUpload(to, read)
+			return c.spliceUpload(to, read, all)
 		}
 	}
 }
 
 // spliceUpload leaves the rest of a long body to the kernel. Which side failed it cannot tell; a read that failed shows
 // again when the connection goes on.
-func (c *conn) spliceUpload(to *net.TCPConn, read *body) (fromClient bool, err error) {
+func (c *conn) spliceUpload(to *net.TCPConn, read *body, all *atomic.Bool) (fromClient bool, err error) {
 	for read.left > 0 {
 		n, err := c.move(to, c.bottom, min(read.left, spliceAbove))
 		c.uploaded.Add(n)
@@ -139,7 +143,7 @@ func (c *conn) spliceUpload(to *net.TCPConn, read *body) (fromClient bool, err e
 			return c.gone() || timedOut(err), err
 		}
 	}
-	read.done = true
+	all.Store(true)
 	return false, nil
 }
 
