@@ -151,7 +151,7 @@ func (n *node) startL7(ctx context.Context) error {
 	}
 	n.shim = shim.New(shim.Options{
 		IPEnforcement: n.config.ipEnforcement(), WhitelistScope: n.config.WhitelistScope,
-		TrustedProxies: n.trustedProxies(), Detect: n.detection.look, Logger: n.log, Now: n.store.Clock().Now,
+		TrustedProxies: n.trustedProxies(), Protected: n.isProtected, Detect: n.detection.look, Logger: n.log, Now: n.store.Clock().Now,
 	})
 	n.definitions.follow(n.shim.UseAPIs)
 	use := n.shim.Use
@@ -224,6 +224,11 @@ func (n *node) lookAround(ctx context.Context) {
 			n.findProtected()
 		}
 	}
+}
+
+// isProtected reports whether an address is never blocked.
+func (n *node) isProtected(a netip.Addr) bool {
+	return slices.ContainsFunc(*n.protected.Load(), func(p protection) bool { return p.prefix.Contains(a) })
 }
 
 // trustedProxies are those of the configuration, which was checked.

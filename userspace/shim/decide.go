@@ -22,11 +22,14 @@ type Options struct {
 	// WhitelistScope is "request" (or ""): a whitelisted identifier passes its request; or "identifier": it protects
 	// only itself, for keys that many clients share.
 	WhitelistScope string
-	// TrustedProxies may say in X-Forwarded-For whom they forward for.
+	// TrustedProxies may say in X-Forwarded-For whom they forward for, unless the settings ignore it (disable_xff).
 	TrustedProxies []netip.Prefix
-	Detect         Detect           // nil: none
-	Logger         *slog.Logger     // nil: says nothing
-	Now            func() time.Time // the clock of the entries' ends; nil: time.Now
+	// Protected reports whether an address is never blocked, whatever is listed, as the kernel does not drop it; nil:
+	// none is. Its requests are judged by what else is in them.
+	Protected func(netip.Addr) bool
+	Detect    Detect           // nil: none
+	Logger    *slog.Logger     // nil: says nothing
+	Now       func() time.Time // the clock of the entries' ends; nil: time.Now
 }
 
 // Shim judges requests against the lists and APIs that it was given last. Safe for concurrent use.
@@ -168,6 +171,9 @@ func (s *Shim) judge(w *work, q *request) (d Decision) {
 
 // judgesAddress reports whether a blacklisted client is blocked here.
 func (s *Shim) judgesAddress(q *request) bool {
+	if s.options.Protected != nil && s.options.Protected(q.client) {
+		return false
+	}
 	switch s.options.IPEnforcement {
 	case "l7", "both":
 		return true

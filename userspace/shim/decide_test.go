@@ -252,6 +252,46 @@ func TestAddresses(t *testing.T) {
 	}
 }
 
+// TestXFFIgnored: disable_xff makes the TCP peer the client, whoever forwards.
+func TestXFFIgnored(t *testing.T) {
+	s := newShim(t, Options{IPEnforcement: "l7", TrustedProxies: []netip.Prefix{netip.MustParsePrefix("10.0.0.1/32")}}, []*apis.API{root()},
+		black(lists.KindIP, "", "1.2.3.4"))
+	r := get("/", "X-Forwarded-For: 1.2.3.4")
+	r.RemoteAddr = "10.0.0.1:1"
+	if d := s.Decide(r); d.Reason != Blacklisted {
+		t.Fatalf("read: %v", d.Reason)
+	}
+	b := lists.NewBuilder(snapshot(t, black(lists.KindIP, "", "1.2.3.4")))
+	on := lists.DefaultSettings()
+	on.XFFIgnored = true
+	b.Set(on)
+	s.Use(b.Snapshot(2), nil, false)
+	if d := s.Decide(r); d.Reason != PassUnlisted || d.Client.String() != "10.0.0.1" {
+		t.Errorf("ignored: %v of %v", d.Reason, d.Client)
+	}
+}
+
+// TestProtected: an address that the kernel never drops is not blocked here, its token is.
+func TestProtected(t *testing.T) {
+	s := newShim(t, Options{IPEnforcement: "both", Protected: func(a netip.Addr) bool { return a.String() == "10.0.0.1" }}, []*apis.API{root()},
+		black(lists.KindIP, "", "10.0.0.0/8"), black(lists.KindToken, "", badToken))
+	for _, c := range []struct {
+		remote, header string
+		want           Reason
+	}{
+		{"10.0.0.1:1", "", PassUnlisted}, {"10.0.0.2:1", "", Blacklisted}, {"10.0.0.1:1", "Authorization: Bearer " + badToken, Blacklisted},
+	} {
+		r := get("/", c.header)
+		if c.header == "" {
+			r = get("/")
+		}
+		r.RemoteAddr = c.remote
+		if d := s.Decide(r); d.Reason != c.want {
+			t.Errorf("%+v: %v", c, d.Reason)
+		}
+	}
+}
+
 // TestWhitelist: it wins, if the identifier is there once and spelled as it is listed.
 func TestWhitelist(t *testing.T) {
 	entries := []lists.Entry{

@@ -48,7 +48,11 @@ func tooLarge(why string) problem  { return problem{TooLarge, why} }
 // read takes from r what is judged. Header fields are checked while they are read (work.headers).
 func (s *Shim) read(r *http.Request) (q request, p problem) {
 	q.header = r.Header
-	q.client, q.clientText, q.direct = clientAddr(r.RemoteAddr, r.Header, s.options.TrustedProxies)
+	trusted := s.options.TrustedProxies
+	if s.index.Load().settings.XFFIgnored {
+		trusted = nil
+	}
+	q.client, q.clientText, q.direct = clientAddr(r.RemoteAddr, r.Header, trusted)
 	q.claims = ClaimsOf(r.Context())
 	if r.URL == nil || r.URL.Opaque != "" || r.URL.User != nil {
 		return q, malformed("the request target is no path")
