@@ -72,10 +72,12 @@ func oldest(t testing.TB, pins, iface string, generation uint64) {
 	binary.NativeEndian.PutUint64(words[unsafe.Offsetof(commonWords{}.Generation):], generation)
 	must(t, c.Maps[bpf.MapControl].Put(uint32(0), words))
 	for p, cell := range list.all() {
+		value := make([]byte, 24) // pass_until, drop_until, source
+		binary.NativeEndian.PutUint64(value[8:], clock(bootTime).deadline(cell.DropUntil))
 		if p.Addr().Is4() {
-			must(t, c.Maps[bpf.MapV4A].Put(keyV4(p), clock(bootTime).cell(cell)))
+			must(t, c.Maps[bpf.MapV4A].Put(keyV4(p), value))
 		} else {
-			must(t, c.Maps[bpf.MapV6A].Put(keyV6(p), clock(bootTime).cell(cell)))
+			must(t, c.Maps[bpf.MapV6A].Put(keyV6(p), value))
 		}
 	}
 	d, err := findDevice(iface)
