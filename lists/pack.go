@@ -154,6 +154,16 @@ func (c Chunk) Each(f func(Entry) error) error {
 	return nil
 }
 
+// HasText reports whether the chunk holds an identifier that is no address.
+func (c Chunk) HasText() bool {
+	for r := (chunkReader{data: c.Data}); r.next(); {
+		if r.form == formText {
+			return true
+		}
+	}
+	return false
+}
+
 // Hashes calls f with the [Hash] of every identifier, in order: what Each is to entries, in a fifth of the time.
 func (c Chunk) Hashes(seed maphash.Seed, f func(uint64)) {
 	for r := (chunkReader{data: c.Data}); r.next(); {

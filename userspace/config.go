@@ -31,6 +31,7 @@ type Config struct {
 	StateDir   string   `toml:"state_dir"`
 	Socket     string   `toml:"socket"`
 	PinDir     string   `toml:"pin_dir"`
+	KeyFile    string   `toml:"key_file"`  // seals secrets in the state directory; "": lists.key there
 	LogLevel   string   `toml:"log_level"` // "": as stored by the log_level command
 
 	// Protected addresses and prefixes are never dropped, besides those found on the host itself.
@@ -142,6 +143,9 @@ func (c Config) Check() error {
 		if !filepath.IsAbs(path) {
 			return bad(key, "%q is not an absolute path", path)
 		}
+	}
+	if c.KeyFile != "" && !filepath.IsAbs(c.KeyFile) {
+		return bad("key_file", "%q is not an absolute path", c.KeyFile)
 	}
 	if c.Capacity == 0 {
 		return bad("capacity", "0 leaves no room for any address: give the number of IP entries, at most 4294967295")

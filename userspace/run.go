@@ -41,7 +41,7 @@ func Run(ctx context.Context, c Config, version string, log *slog.Logger, ready 
 	}
 	n.findProtected()
 
-	n.store, err = store.Open(store.Options{Dir: c.StateDir, Check: n.checkRoom, Evict: n.evict, Logger: log}, nil)
+	n.store, err = store.Open(store.Options{Dir: c.StateDir, KeyFile: c.KeyFile, Check: n.checkRoom, Evict: n.evict, Logger: log}, nil)
 	if err != nil {
 		return fmt.Errorf("open lists: %w", err)
 	}

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"hash/maphash"
 	"slices"
-	"strings"
 	"time"
 
 	"zombiezen.com/go/sqlite"
@@ -28,18 +27,19 @@ const bulkVersion = 2
 type chunk struct {
 	seq, made int64
 	lists.Chunk
-	sum int64
+	stored []byte // Data as the table has it
+	sum    int64
 }
 
 // checksum computes the checksum over all columns.
 func (c *chunk) checksum() int64 {
 	var sum checksum
 	sum.ints(c.seq, int64(c.Entries), c.made)
-	sum.buf = append(sum.buf, c.Data...)
+	sum.buf = append(sum.buf, c.stored...)
 	return sum.sum()
 }
 
-// rows are the entries of the chunk as rows, in order.
+// rows are the entries of the chunk as rows that are not finished, in order.
 func (c *chunk) rows(each func(r *row)) error {
 	seq := c.seq
 	err := c.Each(func(e lists.Entry) error {
@@ -141,14 +141,14 @@ func (d *database) putImport(step lists.Step, now time.Time) error {
 
 func (d *database) putChunk(c lists.Chunk, now time.Time) error {
 	t := d.tallyOf(c.List)
-	row := chunk{seq: t.next, made: now.Unix(), Chunk: c}
+	row := chunk{seq: t.next, made: now.Unix(), Chunk: c, stored: d.keys.chunk(c, t.next)}
 	row.sum = row.checksum()
 	t.next += int64(c.Entries)
 	t.rows += uint64(c.Entries)
 	t.sum += uint64(row.sum)
 	d.filters.addChunk(&row)
 	return d.exec("INSERT INTO "+c.List.String()+"_bulk (seq, entries, made, data, sum) VALUES (?, ?, ?, ?, ?)",
-		row.seq, c.Entries, row.made, c.Data, row.sum)
+		row.seq, c.Entries, row.made, row.stored, row.sum)
 }
 
 // chunks calls each for the chunks that where selects, in order, verified.
@@ -156,11 +156,15 @@ func (d *database) chunks(l lists.List, each func(c *chunk) error, where string,
 	return d.query("SELECT seq, entries, made, data, sum FROM "+l.String()+"_bulk "+where+" ORDER BY seq", func(s *sqlite.Stmt) error {
 		c := chunk{
 			seq: s.ColumnInt64(0), made: s.ColumnInt64(2), sum: s.ColumnInt64(4),
-			Chunk: lists.Chunk{List: l, Entries: s.ColumnInt(1), Data: make([]byte, s.ColumnLen(3))},
+			Chunk: lists.Chunk{List: l, Entries: s.ColumnInt(1)}, stored: make([]byte, s.ColumnLen(3)),
 		}
-		s.ColumnBytes(3, c.Data)
+		s.ColumnBytes(3, c.stored)
 		if c.checksum() != c.sum {
 			return fmt.Errorf("%w: checksum of chunk %d of %s is wrong", ErrCorrupt, c.seq, l)
+		}
+		var err error
+		if c.Data, err = d.keys.openChunk(l, c.seq, c.stored); err != nil {
+			return err
 		}
 		return each(&c)
 	}, args...)
@@ -249,6 +253,7 @@ func (d *database) unpack(l lists.List, seq int64, wanted func(*chunk) bool) err
 	t := d.tallyOf(l)
 	t.sum -= uint64(found.sum)
 	for i := range rows {
+		rows[i].finish(d.keys)
 		t.sum += uint64(rows[i].sum)
 		if err := d.insert(&rows[i]); err != nil {
 			return err
@@ -277,14 +282,4 @@ func (d *database) forgetUnpacked() {
 		d.filters.lists[i] = slices.DeleteFunc(d.filters.lists[i], func(f filter) bool { return gone[unpacked{lists.List(i + 1), f.seq}] })
 	}
 	d.unpacked = nil
-}
-
-// upgrade gives a database of an earlier version the tables that it lacks.
-func (d *database) upgrade() error {
-	for _, statement := range append(strings.Split(strings.TrimSpace(bulkSchema), "\n"), fmt.Sprintf("PRAGMA user_version=%d", schemaVersion)) {
-		if err := d.exec(statement); err != nil {
-			return fmt.Errorf("upgrade database: %w", err)
-		}
-	}
-	return nil
 }

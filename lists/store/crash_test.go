@@ -183,6 +183,9 @@ func TestModes(t *testing.T) {
 		} else {
 			files++
 		}
+		if path == "lists.key" {
+			want = 0o400
+		}
 		if err == nil && info.Mode().Perm() != want {
 			t.Errorf("%s has mode %v", path, info.Mode())
 		}

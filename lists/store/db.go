@@ -16,17 +16,18 @@ import (
 )
 
 // schemaVersion is PRAGMA user_version of what schema makes, and a column of meta.
-const schemaVersion = 2
+const schemaVersion = 3
 
 // schema: one table a list, so that clearing a list empties a table (which SQLite does page by page, not row by
 // row). seq is the order of the list. hash finds a row by its identifier. expires 0 is never; span is the time to
 // live that the entry was given, in seconds, which it never outlives after a reboot. sum is the checksum of the row;
 // meta counts and sums up the rows, so that a missing one is noticed too. meta and history have checksums as well.
+// value and the entries in before and after are sealed but for addresses (see seal.go); key_id names the key.
 const schema = `
 CREATE TABLE meta (id INTEGER PRIMARY KEY CHECK (id = 1), schema INTEGER NOT NULL, generation INTEGER NOT NULL,
 	settings TEXT NOT NULL, seen INTEGER NOT NULL, boot_id TEXT NOT NULL, anchor_wall INTEGER NOT NULL,
 	anchor_boot INTEGER NOT NULL, whitelist_rows INTEGER NOT NULL, whitelist_sum INTEGER NOT NULL,
-	blacklist_rows INTEGER NOT NULL, blacklist_sum INTEGER NOT NULL, sum INTEGER NOT NULL);
+	blacklist_rows INTEGER NOT NULL, blacklist_sum INTEGER NOT NULL, sum INTEGER NOT NULL, key_id TEXT NOT NULL DEFAULT '');
 CREATE TABLE whitelist (seq INTEGER PRIMARY KEY, hash INTEGER NOT NULL, source INTEGER NOT NULL, kind INTEGER NOT NULL,
 	name TEXT NOT NULL, value TEXT NOT NULL, created INTEGER NOT NULL, expires INTEGER NOT NULL, span INTEGER NOT NULL,
 	reason TEXT NOT NULL, comment TEXT NOT NULL, added_by TEXT NOT NULL, sum INTEGER NOT NULL);
@@ -56,6 +57,7 @@ type database struct {
 	meta meta        // as last read or written
 
 	version  int64 // of the schema
+	keys     *sealer
 	filters  filters
 	unpacked []unpacked // in this transaction
 }
@@ -67,6 +69,7 @@ type meta struct {
 	seen       time.Time // when it was written
 	anchor     anchor
 	tally      [2]tally // by list
+	keyID      string   // of what is sealed
 }
 
 // tally says what a list's table holds.
@@ -109,16 +112,16 @@ func openDatabase(path string) (*database, error) {
 
 // createDatabase makes the file, empty but for the settings of a new node, and publishes it under its name only
 // when it is whole and on disk.
-func createDatabase(path string, clock *Clock) error {
+func createDatabase(path string, clock *Clock, keys *sealer) error {
 	first := meta{generation: 1, settings: lists.DefaultSettings(), anchor: clock.anchor}
-	if err := writeDatabase(path+".new", first, clock.Now(), nil); err != nil {
+	if err := writeDatabase(path+".new", first, keys, clock.Now(), nil); err != nil {
 		return fmt.Errorf("create %s: %w", path, err)
 	}
 	return publish(path+".new", path)
 }
 
 // writeDatabase makes a database file with the meta row m and what fill writes, in place of any that is there.
-func writeDatabase(path string, m meta, now time.Time, fill func(d *database) error) error {
+func writeDatabase(path string, m meta, keys *sealer, now time.Time, fill func(d *database) error) error {
 	if err := emptyFile(path); err != nil {
 		return err
 	}
@@ -129,7 +132,8 @@ func writeDatabase(path string, m meta, now time.Time, fill func(d *database) er
 	for i := range m.tally {
 		m.tally[i] = tally{next: 1}
 	}
-	d.meta, d.version = m, schemaVersion
+	d.meta, d.version, d.keys = m, schemaVersion, keys
+	d.meta.keyID = keys.id
 	return d.close(d.transaction(func() error {
 		if err := sqlitex.ExecuteScript(d.conn, schema+bulkSchema+fmt.Sprintf("PRAGMA user_version=%d;", schemaVersion), nil); err != nil {
 			return err
@@ -234,15 +238,24 @@ func (d *database) query(query string, row func(*sqlite.Stmt) error, args ...any
 	}
 }
 
+// readVersion reads the version of the schema.
+func (d *database) readVersion() error {
+	d.version = -1
+	return d.query("PRAGMA user_version", func(s *sqlite.Stmt) error { d.version = s.ColumnInt64(0); return nil })
+}
+
 // readMeta reads and verifies the meta row.
 func (d *database) readMeta() error {
-	version := int64(-1)
-	if err := d.query("PRAGMA user_version", func(s *sqlite.Stmt) error { version = s.ColumnInt64(0); return nil }); err != nil {
+	if err := d.readVersion(); err != nil {
 		return err
+	}
+	version, keyID := d.version, "''"
+	if version >= sealVersion {
+		keyID = "key_id"
 	}
 	rows, m := 0, meta{}
 	err := d.query(`SELECT schema, generation, settings, seen, boot_id, anchor_wall, anchor_boot,
-		whitelist_rows, whitelist_sum, blacklist_rows, blacklist_sum, sum FROM meta`, func(s *sqlite.Stmt) error {
+		whitelist_rows, whitelist_sum, blacklist_rows, blacklist_sum, sum, `+keyID+` FROM meta`, func(s *sqlite.Stmt) error {
 		rows++
 		if kept := s.ColumnInt64(0); kept != version {
 			return fmt.Errorf("%w: schema version %d in its header, %d in table meta", ErrCorrupt, version, kept)
@@ -257,6 +270,7 @@ func (d *database) readMeta() error {
 			anchor:     anchor{s.ColumnText(4), time.Unix(0, s.ColumnInt64(5)).UTC(), time.Duration(s.ColumnInt64(6))},
 			tally: [2]tally{{rows: uint64(s.ColumnInt64(7)), sum: uint64(s.ColumnInt64(8)), next: 1},
 				{rows: uint64(s.ColumnInt64(9)), sum: uint64(s.ColumnInt64(10)), next: 1}},
+			keyID: s.ColumnText(12),
 		}
 		if s.ColumnInt64(11) != m.checksum(version, settings) {
 			return fmt.Errorf("%w: checksum of table meta is wrong", ErrCorrupt)
@@ -267,8 +281,14 @@ func (d *database) readMeta() error {
 		err = fmt.Errorf("%w: table meta has %d rows", ErrCorrupt, rows)
 	}
 	if err == nil {
-		d.meta, d.version = m, version
+		d.meta = m
 	}
+	return err
+}
+
+// unlock gives the database the key that its values are sealed with; readMeta must have been called.
+func (d *database) unlock(r *keyring) (err error) {
+	d.keys, err = r.open(d.meta.keyID)
 	return err
 }
 
@@ -281,9 +301,9 @@ func (d *database) writeMeta(now time.Time) error {
 	d.meta.seen = now.UTC()
 	m := &d.meta
 	return d.exec(`INSERT OR REPLACE INTO meta (id, schema, generation, settings, seen, boot_id, anchor_wall, anchor_boot,
-		whitelist_rows, whitelist_sum, blacklist_rows, blacklist_sum, sum) VALUES (1, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+		whitelist_rows, whitelist_sum, blacklist_rows, blacklist_sum, sum, key_id) VALUES (1, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
 		schemaVersion, int64(m.generation), string(settings), m.seen.UnixNano(), m.anchor.bootID, m.anchor.wall.UnixNano(), int64(m.anchor.boot),
-		int64(m.tally[0].rows), int64(m.tally[0].sum), int64(m.tally[1].rows), int64(m.tally[1].sum), m.checksum(schemaVersion, string(settings)))
+		int64(m.tally[0].rows), int64(m.tally[0].sum), int64(m.tally[1].rows), int64(m.tally[1].sum), m.checksum(schemaVersion, string(settings)), m.keyID)
 }
 
 func (m *meta) checksum(version int64, settings string) int64 {
@@ -293,5 +313,8 @@ func (m *meta) checksum(version int64, settings string) int64 {
 		c.ints(int64(t.rows), int64(t.sum))
 	}
 	c.texts(settings, m.anchor.bootID)
+	if version >= sealVersion {
+		c.texts(m.keyID)
+	}
 	return c.sum()
 }

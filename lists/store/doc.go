@@ -9,12 +9,18 @@
 // The state directory (0700, files 0600) holds:
 //
 //	lock                         held while a process has the directory open; names its pid
+//	lists.key                    what secrets are sealed with (0400); without it nothing can be read: back it up too
 //	lists.db, -wal, -shm         entries, switches, clock anchor, history
 //	snapshots/lists-N.db         verified copies, N being the generation
 //	lists.db.corrupt-TIME        what was set aside; for the admin to look at and delete
 //
 // What it cannot see: damage to the newest part of the WAL after a crash looks to SQLite like changes never made, and
-// they are gone without a word. Values and history are plain text in these files, hence the modes.
+// they are gone without a word.
+//
+// Cookies, tokens, API keys and user names are sealed in the database, its history and its copies (XChaCha20-Poly1305,
+// with a key of this store alone); addresses, names and comments are plain text, hence the modes. A database of a version
+// that did not seal is sealed when it is opened, copies of it are removed once there is a new one. What was set aside
+// stays as it was.
 //
 // A store implements the interface that a replicated store will implement later; package storetest holds every
 // implementation to it.

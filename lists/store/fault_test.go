@@ -307,7 +307,7 @@ func tamper(t *testing.T, path, statement string) {
 func TestNewer(t *testing.T) {
 	s, dir := open(t, Options{})
 	closeStore(t, s)
-	tamper(t, filepath.Join(dir, "lists.db"), "PRAGMA user_version = 3; UPDATE meta SET schema = 3")
+	tamper(t, filepath.Join(dir, "lists.db"), "PRAGMA user_version = 4; UPDATE meta SET schema = 4")
 	_, err := Open(Options{Dir: dir}, nil)
 	if err == nil || errors.Is(err, ErrCorrupt) || !strings.Contains(err.Error(), "newer") {
 		t.Errorf("%v", err)

@@ -14,16 +14,20 @@ import (
 
 // note adds what a step did to the history.
 func (d *database) note(e lists.Event) error {
-	before, err := marshalEntry(e.Before)
-	if err != nil {
-		return err
-	}
-	after, err := marshalEntry(e.After)
+	before, after, err := d.marshalEvent(e)
 	if err != nil {
 		return err
 	}
 	return d.exec("INSERT INTO history (generation, time, by, via, op, before, after, count, note, sum) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
 		int64(e.Generation), e.Time.UnixNano(), e.By, e.Via, int(e.Op), before, after, e.Count, e.Note, eventChecksum(e, before, after))
+}
+
+// marshalEvent writes the entries of an event, sealed.
+func (d *database) marshalEvent(e lists.Event) (before, after string, err error) {
+	if before, err = marshalEntry(d.keys.entry(e.Before)); err == nil {
+		after, err = marshalEntry(d.keys.entry(e.After))
+	}
+	return before, after, err
 }
 
 // forget removes all but the newest events.
@@ -46,13 +50,18 @@ func marshalEntry(e *lists.Entry) (string, error) {
 	return string(b), err
 }
 
-func unmarshalEntry(text string) (*lists.Entry, error) {
+func unmarshalEntry(text string, keys *sealer) (*lists.Entry, error) {
 	if text == "" {
 		return nil, nil
 	}
 	var e lists.Entry
 	if err := json.Unmarshal([]byte(text), &e); err != nil {
 		return nil, err
+	}
+	if keys != nil {
+		if err := keys.open(&e.ID); err != nil {
+			return nil, err
+		}
 	}
 	return &e, nil
 }
@@ -83,11 +92,18 @@ func (s *Store) history(ctx context.Context, limit int, yield func(lists.Event, 
 	d := &database{conn: conn}
 	conn.SetBusyTimeout(5 * time.Second)
 	conn.SetInterrupt(ctx.Done())
+	if err := d.readVersion(); err != nil {
+		return d.close(err)
+	}
+	keys := s.keys.keys
+	if d.version < sealVersion {
+		keys = nil
+	}
 	if limit <= 0 {
 		limit = -1
 	}
-	err = d.query("SELECT generation, time, by, via, op, before, after, count, note, sum FROM history ORDER BY id DESC LIMIT ?", func(s *sqlite.Stmt) error {
-		e, err := scanEvent(s)
+	err = d.query("SELECT "+eventColumns+" FROM history ORDER BY id DESC LIMIT ?", func(s *sqlite.Stmt) error {
+		e, err := scanEvent(s, keys)
 		if err != nil {
 			return err
 		}
@@ -102,7 +118,11 @@ func (s *Store) history(ctx context.Context, limit int, yield func(lists.Event, 
 	return d.close(err)
 }
 
-func scanEvent(s *sqlite.Stmt) (lists.Event, error) {
+// eventColumns are what scanEvent reads.
+const eventColumns = "generation, time, by, via, op, before, after, count, note, sum"
+
+// scanEvent reads an event, whose entries are sealed with keys; nil: they are not.
+func scanEvent(s *sqlite.Stmt, keys *sealer) (lists.Event, error) {
 	e := lists.Event{
 		Generation: uint64(s.ColumnInt64(0)), Time: time.Unix(0, s.ColumnInt64(1)).UTC(), By: s.ColumnText(2), Via: s.ColumnText(3),
 		Op: lists.Op(s.ColumnInt64(4)), Count: s.ColumnInt(7), Note: s.ColumnText(8),
@@ -112,9 +132,9 @@ func scanEvent(s *sqlite.Stmt) (lists.Event, error) {
 		return e, fmt.Errorf("%w: checksum of an event of generation %d is wrong", ErrCorrupt, e.Generation)
 	}
 	var err error
-	if e.Before, err = unmarshalEntry(before); err != nil {
+	if e.Before, err = unmarshalEntry(before, keys); err != nil {
 		return e, err
 	}
-	e.After, err = unmarshalEntry(after)
+	e.After, err = unmarshalEntry(after, keys)
 	return e, err
 }

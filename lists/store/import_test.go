@@ -146,7 +146,7 @@ func TestImportIsOneEvent(t *testing.T) {
 	}
 }
 
-// TestDatabaseOfVersion1 is read, and upgraded by the first change.
+// TestDatabaseOfVersion1 is read, and upgraded at once.
 func TestDatabaseOfVersion1(t *testing.T) {
 	dir := t.TempDir()
 	s, _ := open(t, Options{Dir: dir})
@@ -158,10 +158,10 @@ func TestDatabaseOfVersion1(t *testing.T) {
 		t.Fatal(err)
 	}
 	m = s.db.meta // with the time of closing
-	tamper(t, s.path, fmt.Sprintf(`DROP TABLE whitelist_bulk; DROP TABLE blacklist_bulk; PRAGMA user_version=1;
+	tamper(t, s.path, fmt.Sprintf(`DROP TABLE whitelist_bulk; DROP TABLE blacklist_bulk; ALTER TABLE meta DROP COLUMN key_id; PRAGMA user_version=1;
 		UPDATE meta SET schema=1, settings='%s', sum=%d`, settings, m.checksum(1, settings)))
 	s, _ = open(t, Options{Dir: dir})
-	if s.Status().Degraded != "" || s.db.version != 1 {
+	if s.Status().Degraded != "" || s.db.version != schemaVersion {
 		t.Fatalf("version %d, degraded: %q", s.db.version, s.Status().Degraded)
 	}
 	if diff := cmp.Diff(want, state(s.Snapshot())); diff != "" {

@@ -48,7 +48,11 @@ func (s *Store) open(progress func(done, total int)) error {
 		return err
 	}
 	if !found {
-		if err := createDatabase(s.path, newClock(s.options.Clock, anchor{}, time.Time{})); err != nil {
+		keys, err := s.keys.open("")
+		if err != nil {
+			return err
+		}
+		if err := createDatabase(s.path, newClock(s.options.Clock, anchor{}, time.Time{}), keys); err != nil {
 			return err
 		}
 	}
@@ -92,6 +96,9 @@ func (s *Store) load(progress func(done, total int)) (err error) {
 	if err := d.readMeta(); err != nil {
 		return err
 	}
+	if err := d.unlock(s.keys); err != nil {
+		return err
+	}
 	clock := newClock(s.options.Clock, d.meta.anchor, d.meta.seen)
 	rebooted := clock.anchor != d.meta.anchor
 	now := clock.Now()
@@ -122,10 +129,26 @@ func (s *Store) load(progress func(done, total int)) (err error) {
 	} else {
 		s.current.Store(b.Snapshot(d.meta.generation + 1))
 	}
-	if rebooted {
+	s.unscrubbed = d.version < sealVersion
+	switch {
+	case rebooted:
 		s.saveReboot(shortened, now)
+	case d.version < schemaVersion:
+		_ = s.save(nil) // a disk that does not take it must not keep the lists from being enforced: the next change tries again
 	}
+	s.scrub()
 	return nil
+}
+
+// scrub removes what an upgrade left of values that were not sealed. The caller is the writer.
+func (s *Store) scrub() {
+	if !s.unscrubbed || s.db.version < sealVersion {
+		return
+	}
+	s.unscrubbed = false
+	if err := s.db.scrub(); err != nil {
+		s.log.Warn("values are sealed now, but traces of them may be left in the file: run VACUUM on it while the daemon is stopped", "path", s.path, "error", err)
+	}
 }
 
 // saveReboot writes the new anchor of the clock and the ends that it brought nearer. A disk that does not take it

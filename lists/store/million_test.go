@@ -37,7 +37,11 @@ func fillDatabase(t testing.TB, dir string, n int) {
 		t.Fatal(err)
 	}
 	m := meta{generation: 1, settings: lists.DefaultSettings(), anchor: newClock(source, anchor{}, time.Time{}).anchor}
-	err = writeDatabase(filepath.Join(dir, "lists.db"), m, now, func(d *database) error {
+	keys, err := (&keyring{path: filepath.Join(dir, "lists.key")}).open("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = writeDatabase(filepath.Join(dir, "lists.db"), m, keys, now, func(d *database) error {
 		for _, op := range adds(0, n, lists.ABS).Ops {
 			op.Entry.Created, op.Entry.By = now, "abs"
 			if err := d.put(nil, op.Entry, now); err != nil {

@@ -49,7 +49,7 @@ func (s *Store) snapshotDir() string { return filepath.Join(s.options.Dir, "snap
 func copyName(generation uint64) string { return fmt.Sprintf("lists-%d.db", generation) }
 
 // verify reads every row of a database file that nobody writes to.
-func verify(ctx context.Context, path string) (meta, error) {
+func verify(ctx context.Context, path string, keys *keyring) (meta, error) {
 	conn, err := sqlite.OpenConn(path, sqlite.OpenReadOnly)
 	if err != nil {
 		return meta{}, err
@@ -57,6 +57,9 @@ func verify(ctx context.Context, path string) (meta, error) {
 	conn.SetInterrupt(ctx.Done())
 	d := newDatabase(conn, path)
 	if err = d.readMeta(); err == nil {
+		err = d.unlock(keys)
+	}
+	if err == nil {
 		err = d.readAll(func(*row) {}, func(int) {})
 	}
 	return d.meta, d.close(err)
@@ -77,7 +80,7 @@ func (s *Store) copyOut(ctx context.Context) (err error) {
 	if err := copyPages(ctx, s.path, temp); err != nil {
 		return err
 	}
-	m, err := verify(ctx, temp)
+	m, err := verify(ctx, temp, s.keys)
 	if err != nil {
 		return err
 	}
@@ -89,8 +92,10 @@ func (s *Store) copyOut(ctx context.Context) (err error) {
 	s.health.snapshotRows = int(m.tally[0].rows + m.tally[1].rows)
 	s.mu.Unlock()
 	copies, err := s.snapshots()
-	for _, old := range copies[min(len(copies), s.options.KeepSnapshots):] {
-		err = errors.Join(err, removeDatabase(old.path))
+	for i, old := range copies {
+		if i >= s.options.KeepSnapshots || unsealed(old.path) { // there is a sealed one now
+			err = errors.Join(err, removeDatabase(old.path))
+		}
 	}
 	return err
 }
@@ -107,7 +112,9 @@ func (s *Store) restore(cause error) error {
 		if err := copyFile(c.path, temp); err != nil {
 			return fmt.Errorf("restore %s: %w", c.path, err)
 		}
-		if _, err := verify(context.Background(), temp); err != nil {
+		if _, err := verify(context.Background(), temp, s.keys); errors.Is(err, ErrKey) {
+			return errors.Join(fmt.Errorf("restore %s: %w", c.path, err), removeDatabase(temp))
+		} else if err != nil {
 			s.log.Error("snapshot of the lists is damaged too", "path", c.path, "error", err)
 			if err := renameDatabase(c.path, s.asideName(c.path)); err != nil {
 				return err
@@ -160,7 +167,8 @@ func (s *Store) rebuild(cause error) error {
 	if errors.Is(cause, errRemoved) {
 		why = fmt.Sprintf("lists written anew from memory because of %s; nothing is lost but the history", oneLine(cause))
 	}
-	err := writeDatabase(temp, m, now, func(d *database) error {
+	keys := s.db.keys
+	err := writeDatabase(temp, m, keys, now, func(d *database) error {
 		for _, l := range []lists.List{lists.Whitelist, lists.Blacklist} {
 			for e := range snap.Entries(l) {
 				if err := d.put(nil, e, now); err != nil {
@@ -185,6 +193,7 @@ func (s *Store) rebuild(cause error) error {
 	if err != nil {
 		return err
 	}
+	d.keys = keys
 	if err := errors.Join(d.readMeta(), d.readAll(func(*row) {}, func(int) {})); err != nil {
 		return d.close(err)
 	}

@@ -39,33 +39,39 @@ func (c *checksum) sum() int64 { return int64(crc64.Checksum(c.buf, crcTable)) }
 type row struct {
 	seq, hash     int64
 	entry         lists.Entry
-	span          int64 // seconds
-	sum           int64 // as the table says
+	stored        string // the identifier's value as the table has it
+	span          int64  // seconds
+	sum           int64  // as the table says
 	list          lists.List
 	created, ends int64 // Unix seconds, ends 0: never
 }
 
-// newRow makes the row of an entry that begins (or was replaced) at now.
+// newRow makes the row of an entry that begins (or was replaced) at now, but for what finish adds.
 func newRow(seq int64, e lists.Entry, now time.Time) row {
-	r := row{seq: seq, hash: hashID(e.ID), entry: e, list: e.List, created: e.Created.Unix()}
+	r := row{seq: seq, entry: e, list: e.List, created: e.Created.Unix()}
 	if !e.Expires.IsZero() {
 		r.ends = e.Expires.Unix()
 		r.span = r.ends - now.Unix()
 	}
+	return r
+}
+
+// finish adds what only the table needs.
+func (r *row) finish(k *sealer) {
+	r.hash, r.stored = k.hash(r.entry.ID), k.value(r.entry.ID)
 	var c checksum
 	r.sum = r.checksum(&c)
-	return r
 }
 
 // checksum computes the checksum over all columns, with the memory of c.
 func (r *row) checksum(c *checksum) int64 {
 	c.buf = c.buf[:0]
 	c.ints(r.seq, r.hash, int64(r.list), int64(r.entry.Source), int64(r.entry.ID.Kind), r.created, r.ends, r.span)
-	c.texts(r.entry.ID.Name, r.entry.ID.Value, r.entry.Reason, r.entry.Comment, r.entry.By)
+	c.texts(r.entry.ID.Name, r.stored, r.entry.Reason, r.entry.Comment, r.entry.By)
 	return c.sum()
 }
 
-// hashID finds rows by identifier. It is a strong hash cut short: who chooses identifiers cannot make them collide.
+// hashID is sealer.hash of what is not sealed.
 func hashID(id lists.ID) int64 {
 	var c checksum
 	c.ints(int64(id.Kind))
@@ -82,6 +88,7 @@ func (d *database) put(before *lists.Entry, e lists.Entry, now time.Time) error 
 	t := d.tallyOf(e.List)
 	if before == nil {
 		r := newRow(t.next, e, now)
+		r.finish(d.keys)
 		t.next++
 		t.rows++
 		t.sum += uint64(r.sum)
@@ -92,6 +99,7 @@ func (d *database) put(before *lists.Entry, e lists.Entry, now time.Time) error 
 		return err
 	}
 	r := newRow(seq, e, now)
+	r.finish(d.keys)
 	t.sum += uint64(r.sum) - uint64(sum)
 	return d.exec("UPDATE "+e.List.String()+" SET created=?, expires=?, span=?, reason=?, comment=?, added_by=?, sum=? WHERE seq=?",
 		r.created, r.ends, r.span, e.Reason, e.Comment, e.By, r.sum, seq)
@@ -101,7 +109,7 @@ func (d *database) insert(r *row) error {
 	e := &r.entry
 	return d.exec("INSERT INTO "+r.list.String()+` (seq, hash, source, kind, name, value, created, expires, span, reason, comment, added_by, sum)
 		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
-		r.seq, r.hash, int(e.Source), int(e.ID.Kind), e.ID.Name, e.ID.Value, r.created, r.ends, r.span, e.Reason, e.Comment, e.By, r.sum)
+		r.seq, r.hash, int(e.Source), int(e.ID.Kind), e.ID.Name, r.stored, r.created, r.ends, r.span, e.Reason, e.Comment, e.By, r.sum)
 }
 
 // delete removes the row with the key.
@@ -126,7 +134,7 @@ func (d *database) find(k lists.Key) (seq, sum int64, err error) {
 				found++
 				seq, sum = s.ColumnInt64(0), s.ColumnInt64(1)
 				return nil
-			}, hashID(k.ID), int(k.Source), int(k.ID.Kind), k.ID.Name, k.ID.Value)
+			}, d.keys.hash(k.ID), int(k.Source), int(k.ID.Kind), k.ID.Name, d.keys.value(k.ID))
 		if err != nil || found == 1 {
 			return seq, sum, err
 		}
@@ -134,7 +142,7 @@ func (d *database) find(k lists.Key) (seq, sum int64, err error) {
 			return 0, 0, err
 		}
 	}
-	return 0, 0, fmt.Errorf("%w: row of %s not found", ErrCorrupt, lists.Quote(k.ID.String()))
+	return 0, 0, fmt.Errorf("%w: row of a %s not found", ErrCorrupt, k.ID.Kind)
 }
 
 // clear empties the table of a list, or takes the rows of some sources out of it.
@@ -203,23 +211,16 @@ func (d *database) scan(l lists.List, each func(r *row)) error {
 		}
 		return nil
 	}
-	err = d.query("SELECT seq, hash, source, kind, name, value, created, expires, span, reason, comment, added_by, sum FROM "+l.String()+" ORDER BY seq",
+	err = d.query("SELECT "+rowColumns+" FROM "+l.String()+" ORDER BY seq",
 		func(s *sqlite.Stmt) error {
-			r := row{
-				seq: s.ColumnInt64(0), hash: s.ColumnInt64(1), list: l,
-				created: s.ColumnInt64(6), ends: s.ColumnInt64(7), span: s.ColumnInt64(8), sum: s.ColumnInt64(12),
-			}
-			source, kind := s.ColumnInt64(2), s.ColumnInt64(3)
-			r.entry = lists.Entry{
-				Key:    lists.Key{List: l, Source: lists.Source(source), ID: lists.ID{Kind: lists.Kind(kind), Name: texts.column(s, 4), Value: s.ColumnText(5)}},
-				Reason: texts.column(s, 9), Comment: texts.column(s, 10), By: texts.column(s, 11),
-			}
-			if r.checksum(&c) != r.sum || int64(r.entry.Source) != source || int64(r.entry.ID.Kind) != kind {
+			r := scanRow(s, l, &texts)
+			if r.checksum(&c) != r.sum || int64(r.entry.Source) != s.ColumnInt64(2) || int64(r.entry.ID.Kind) != s.ColumnInt64(3) {
 				return fmt.Errorf("%w: checksum of row %d of %s is wrong", ErrCorrupt, r.seq, l)
 			}
-			r.entry.Created = time.Unix(r.created, 0).UTC()
-			if r.ends != 0 {
-				r.entry.Expires = time.Unix(r.ends, 0).UTC()
+			if d.version >= sealVersion {
+				if err := d.keys.open(&r.entry.ID); err != nil {
+					return fmt.Errorf("row %d of %s: %w", r.seq, l, err)
+				}
 			}
 			sum += uint64(r.sum)
 			if err := unpackBefore(r.seq); err != nil {
@@ -235,6 +236,29 @@ func (d *database) scan(l lists.List, each func(r *row)) error {
 	}
 	t.next = last + 1
 	return err
+}
+
+// rowColumns are what scanRow reads.
+const rowColumns = "seq, hash, source, kind, name, value, created, expires, span, reason, comment, added_by, sum"
+
+// scanRow reads a row; the value of its identifier is as it is stored. texts may be nil.
+func scanRow(s *sqlite.Stmt, l lists.List, texts *interner) row {
+	r := row{
+		seq: s.ColumnInt64(0), hash: s.ColumnInt64(1), list: l, stored: s.ColumnText(5),
+		created: s.ColumnInt64(6), ends: s.ColumnInt64(7), span: s.ColumnInt64(8), sum: s.ColumnInt64(12),
+	}
+	if texts == nil {
+		texts = &interner{}
+	}
+	id := lists.ID{Kind: lists.Kind(s.ColumnInt64(3)), Name: texts.column(s, 4), Value: r.stored}
+	r.entry = lists.Entry{
+		Key:     lists.Key{List: l, Source: lists.Source(s.ColumnInt64(2)), ID: id},
+		Created: time.Unix(r.created, 0).UTC(), Reason: texts.column(s, 9), Comment: texts.column(s, 10), By: texts.column(s, 11),
+	}
+	if r.ends != 0 {
+		r.entry.Expires = time.Unix(r.ends, 0).UTC()
+	}
+	return r
 }
 
 // interner returns one string for equal texts, of which a million rows have few.

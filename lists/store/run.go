@@ -64,6 +64,9 @@ func (s *Store) tidy() {
 		if len(a.Steps) > 0 {
 			todo = []work{{a, lists.Batch{By: "portcullis", Via: viaExpiry}, s.clock.Now()}}
 		}
+		if s.scrub(); s.clock.Now().Sub(s.lastTry) >= time.Second {
+			s.keepKey()
+		}
 		var err error // save keeps it for Status; what has ended counts for nobody even if it stays
 		if len(todo) > 0 {
 			err = s.write(todo)
@@ -74,6 +77,20 @@ func (s *Store) tidy() {
 		if len(todo) == 0 || err != nil {
 			return
 		}
+	}
+}
+
+// keepKey writes the key file again if it was removed, and has Status say if that cannot be done.
+func (s *Store) keepKey() {
+	err := s.keys.keep()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	was := s.health.key
+	if s.health.key = ""; err != nil {
+		s.health.key = oneLine(err)
+	}
+	if err != nil && s.health.key != was {
+		s.log.Error("without the key file the next start is refused", "error", err)
 	}
 }
 

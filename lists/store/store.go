@@ -24,6 +24,8 @@ var (
 	// ErrCorrupt: the database (or a row of it) is damaged and no good snapshot is there to take its place.
 	// Nothing was changed on disk. Whoever enforces must go on with what it has: the lists are not empty.
 	ErrCorrupt = errors.New("database is damaged")
+	// ErrKey: the key file is missing, or it is not the one that the database is sealed with. Nothing was changed.
+	ErrKey = errors.New("lists are sealed with another key")
 	// ErrNotDurable: the change could not be written (disk full, I/O error); nothing was changed.
 	ErrNotDurable = errors.New("change could not be made durable")
 	// ErrRefused wraps what Options.Check answered; nothing was changed.
@@ -35,6 +37,9 @@ var (
 // Options of [Open]. Only Dir is needed.
 type Options struct {
 	Dir string // state directory, made with mode 0700 if missing
+	// KeyFile seals cookies, tokens, API keys and user names in the database and its copies ("": lists.key in Dir). It
+	// is made, with mode 0400, when nothing is sealed yet.
+	KeyFile string
 
 	// Check, if set, sees each change before it is made durable, with the snapshot it would lead to, and may
 	// refuse it (capacity, lock-out). changes are those of lists.Applied: after a big clear they lack what the
@@ -77,6 +82,9 @@ type Store struct {
 	db      *database
 	unsaved []work    // published, but not on disk: see hold
 	lastTry time.Time // when unsaved was last tried, on the clock
+	keys    *keyring
+
+	unscrubbed bool // an upgrade left values in the file that were not sealed
 
 	watch watchLog
 
@@ -90,6 +98,7 @@ type Store struct {
 type health struct {
 	restored     string
 	lost         string // why no change is taken before somebody acts
+	key          string // what is wrong with the key file
 	unsaved      int
 	lastError    string
 	lastSnapshot time.Time
@@ -103,7 +112,7 @@ type health struct {
 // for a million entries. Progress may be nil; it is called with rows read and rows there are.
 // The lock is given back by Close and by the process's end.
 //
-// Errors: [ErrLocked], [ErrCorrupt], and those of the file system. A damaged database is set aside and replaced by
+// Errors: [ErrLocked], [ErrCorrupt], [ErrKey], and those of the file system. A damaged database is set aside and replaced by
 // the newest good snapshot, as Status then says; without one Open fails with ErrCorrupt and leaves all as it is.
 func Open(o Options, progress func(done, total int)) (_ *Store, err error) {
 	if o.KeepSnapshots == 0 {
@@ -132,6 +141,7 @@ func Open(o Options, progress func(done, total int)) (_ *Store, err error) {
 		return nil, err
 	}
 	s := &Store{options: o, log: o.Logger, path: filepath.Join(o.Dir, "lists.db"), lock: lock, writer: make(chan struct{}, 1)}
+	s.keys = &keyring{path: cmp.Or(o.KeyFile, filepath.Join(o.Dir, "lists.key")), log: o.Logger}
 	s.watch.start()
 	if err := s.open(progress); err != nil {
 		_ = lock.Close()
@@ -140,6 +150,9 @@ func Open(o Options, progress func(done, total int)) (_ *Store, err error) {
 	if copies, err := s.snapshots(); err == nil && len(copies) > 0 {
 		s.health.lastSnapshot, s.health.snapshotGen = copies[0].made.UTC(), copies[0].generation
 		s.health.snapshotRows = s.rows() // it is not worth reading the copy for
+		if unsealed(copies[0].path) {
+			s.health.snapshotGen = 0 // so that a sealed one takes its place soon
+		}
 	}
 	return s, nil
 }
@@ -193,6 +206,9 @@ func (s *Store) Status() Status {
 	}
 	if s.health.lost != "" {
 		degraded = append(degraded, "changes are refused: "+s.health.lost)
+	}
+	if s.health.key != "" {
+		degraded = append(degraded, s.health.key)
 	}
 	if s.health.unsaved > 0 {
 		degraded = append(degraded, fmt.Sprintf("%d automatic changes are enforced but not on disk: %s", s.health.unsaved, s.health.lastError))

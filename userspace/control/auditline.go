@@ -156,11 +156,29 @@ func (a *auditLog) describe(p *pairs, op lists.Operation, wire Operation) (actio
 // identifier names a client. Secrets are masked as in the original; the mark behind the mask tells them apart and
 // can only be computed with this node's audit.key.
 func (a *auditLog) identifier(p *pairs, id lists.ID) {
-	value := id.Value
-	if id.Kind == lists.KindCookie || id.Kind == lists.KindToken || id.Kind == lists.KindAPIKey {
-		value = a.mask(id)
+	id = a.maskedID(id)
+	p.addIf("name", id.Name).add(id.Kind.String(), id.Value)
+}
+
+// maskedID is the identifier, with its mask in place of a value that is secret: who has it can act as the client.
+func (a *auditLog) maskedID(id lists.ID) lists.ID {
+	switch id.Kind {
+	case lists.KindCookie, lists.KindToken, lists.KindAPIKey:
+		id.Value = a.mask(id)
 	}
-	p.addIf("name", id.Name).add(id.Kind.String(), value)
+	return id
+}
+
+// masked is an event for people: with the same marks as in the audit log.
+func (a *auditLog) masked(e lists.Event) lists.Event {
+	for _, entry := range []**lists.Entry{&e.Before, &e.After} {
+		if *entry != nil {
+			out := **entry
+			out.ID = a.maskedID(out.ID)
+			*entry = &out
+		}
+	}
+	return e
 }
 
 func (a *auditLog) mask(id lists.ID) string {

@@ -3,6 +3,9 @@ package control_test
 import (
 	"context"
 	"errors"
+	"os"
+	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -113,5 +116,52 @@ func TestRoundTrip(t *testing.T) {
 	}
 	if n, err := c.VerifyAudit(ctx); n != 9 || err != nil {
 		t.Errorf("audit: %d lines, %v; want 9", n, err)
+	}
+}
+
+// TestHistoryHidesSecrets: the history shows who has a secret the mark of it that the audit log has, the list shows it
+// whole.
+func TestHistoryHidesSecrets(t *testing.T) {
+	needRoot(t)
+	ctx := context.Background()
+	dir := t.TempDir()
+	c := controltest.Serve(t, controltest.NewBackend(), control.Options{StateDir: dir})
+	add := []control.Operation{
+		{Op: "add", List: "blacklist", Kind: "cookie", Name: "SID", Value: "hush-1"},
+		{Op: "add", List: "blacklist", Kind: "token", Value: "hush-2"},
+		{Op: "add", List: "blacklist", Kind: "api_key", Name: "X-API-KEY", Value: "hush-3"},
+		{Op: "add", List: "blacklist", Kind: "username", Value: "mallory"},
+		{Op: "delete", List: "blacklist", Kind: "token", Value: "hush-2"},
+	}
+	for _, op := range add {
+		if _, err := c.Apply(ctx, []control.Operation{op}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	audit, err := os.ReadFile(filepath.Join(dir, "audit.log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	events := collect(t, c.History(ctx, 0))
+	if len(events) != len(add) {
+		t.Fatalf("%d events", len(events))
+	}
+	for i, e := range events {
+		entry, kind := e.After, add[len(add)-1-i].Kind
+		if entry == nil {
+			entry = e.Before
+		}
+		if entry.ID.Kind.String() != kind || entry.ID.Name != add[len(add)-1-i].Name {
+			t.Errorf("event %d is of %s, want %s", i, entry.ID, kind)
+		}
+		if secret := kind != "username"; secret != strings.HasPrefix(entry.ID.Value, "**********#") || !strings.Contains(string(audit), kind+"="+entry.ID.Value) {
+			t.Errorf("event %d says %s, the audit log\n%s", i, entry.ID, audit)
+		}
+	}
+	if deleted := events[0].Before; deleted == nil || deleted.ID != events[3].After.ID {
+		t.Errorf("the mark of a token differs: %+v, %+v", events[0].Before, events[3].After)
+	}
+	if got := collect(t, c.List(ctx, lists.Blacklist)); len(got) != 3 || got[0].ID.Value != "hush-1" {
+		t.Errorf("the list shows %+v", got)
 	}
 }

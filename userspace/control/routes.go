@@ -215,7 +215,7 @@ func (s *Server) getHistory(ctx context.Context, in *historyInput) (*huma.Stream
 			if err != nil {
 				return err
 			}
-			w := toWireEvent(e)
+			w := toWireEvent(s.audit.masked(e))
 			if err := out.write(wireLine{Event: &w}); err != nil {
 				return err
 			}
