@@ -42,6 +42,7 @@ var rooms = map[string][]string{
 
 	"testenv/generator": {"testenv"}, // sends frames: only tests and the benchmark import it
 
+	"testenv/gateways": {},
 	"testenv/house":    {},
 	"testenv/scenario": {},
 }
