@@ -64,6 +64,7 @@ func testMetrics(t *testing.T) *metrics {
 	return m
 }
 
+// TestMetrics compares the whole page, which is why it is long.
 func TestMetrics(t *testing.T) {
 	m := testMetrics(t)
 	m.observe("change", 2*time.Millisecond)

@@ -130,7 +130,7 @@ func unescape(to []byte, s string) []byte {
 
 func octal(c byte) bool { return c >= '0' && c <= '7' }
 
-// percentDecode appends s with %XX undone; what is no escape stays as it is. wide: %uXXXX too.
+// percentDecode appends s with escapes of two digits undone; what is no escape stays as it is. wide: %u and four digits too.
 func percentDecode(to []byte, s string, wide bool) []byte {
 	for i := 0; i < len(s); i++ {
 		if s[i] == '%' && i+2 < len(s) {
