@@ -56,7 +56,7 @@ func newRig(t *testing.T) *rig {
 	r.config = r.write("portcullis.toml", fmt.Sprintf(`state_dir = %q
 socket = %q
 pin_dir = %q
-trusted_proxies = ["127.0.0.3"]
+trusted_proxies = ["`+trusted+`"]
 [check]
 listen = %q
 [ext_authz]

@@ -10,8 +10,6 @@ type gateway struct {
 	start func(r *rig) (address string)
 	// undecided is the status while the daemon is down. Paths below /open/ pass then.
 	undecided int
-	// dropsHops: it does not take X-Forwarded-For of a client.
-	dropsHops bool
 	// log names the file that tells of undecided requests that were passed, and what is in it.
 	log, logged string
 }
@@ -20,7 +18,7 @@ func all() []gateway {
 	return []gateway{
 		{name: "nginx", start: startNginx, undecided: 503, log: "undecided.log", logged: "GET /open/"},
 		{name: "haproxy", start: startHAProxy, undecided: 503, log: "haproxy.log", logged: "portcullis=undecided"},
-		{name: "caddy", start: startCaddy, undecided: 503, dropsHops: true, log: "caddy.log", logged: `"X-Portcullis-Reason":["undecided"]`},
+		{name: "caddy", start: startCaddy, undecided: 503, log: "caddy.log", logged: `"X-Portcullis-Reason":["undecided"]`},
 	}
 }
 
@@ -58,7 +56,8 @@ func startHAProxy(r *rig) string {
 
 func startCaddy(r *rig) string {
 	address := freeAddress(r.t)
-	site := r.deployed("caddy/Caddyfile", "caddy/site", ":80 {", ":"+port(address)+" {", "127.0.0.1:8411", r.check, "127.0.0.1:8000", r.backend.Listener.Addr().String())
+	site := r.deployed("caddy/Caddyfile", "caddy/site", ":80 {", ":"+port(address)+" {", "127.0.0.1:8411", r.check, "127.0.0.1:8000", r.backend.Listener.Addr().String(),
+		"uri /check/forward\n", "uri /check/forward\n\t\ttrusted_proxies "+trusted+"/32\n")
 	main := r.write("caddy/Caddyfile", "{\n\tadmin off\n}\nimport "+site+"\n")
 	env := []string{"HOME=" + r.dir, "XDG_DATA_HOME=" + r.dir, "XDG_CONFIG_HOME=" + r.dir}
 	r.answers(r.start("caddy", env, "caddy", "run", "--config", main, "--adapter", "caddyfile"), address)

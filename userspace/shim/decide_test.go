@@ -384,23 +384,3 @@ func TestNotEnforced(t *testing.T) {
 	s.Use(b.Snapshot(2), nil, false)
 	decide("/", PassNotEnforced)
 }
-
-// TestXFFIgnored: after disable_xff the peer is the client, whoever it is.
-func TestXFFIgnored(t *testing.T) {
-	s := newShim(t, Options{IPEnforcement: "l7", TrustedProxies: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}}, []*apis.API{root()})
-	r := get("http://a.com/", "X-Forwarded-For: 203.0.113.9")
-	for _, ignored := range []bool{false, true} {
-		want := netip.MustParseAddr("203.0.113.9")
-		if ignored {
-			want = netip.MustParseAddr("192.0.2.1")
-		}
-		b := lists.NewBuilder(nil)
-		on := lists.DefaultSettings()
-		on.XFFIgnored = ignored
-		b.Set(on)
-		s.Use(b.Snapshot(2), nil, true)
-		if d := s.Decide(r); d.Client != want {
-			t.Errorf("ignored %v: client %v, want %v", ignored, d.Client, want)
-		}
-	}
-}
