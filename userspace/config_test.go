@@ -10,6 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
+// TestLoadConfig is one table of files, which is why it is long.
 func TestLoadConfig(t *testing.T) {
 	def := DefaultConfig()
 	tests := []struct {
