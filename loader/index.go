@@ -312,8 +312,8 @@ type IndexState struct {
 	Mismatches    uint64        // of these, where they disagreed; anything but 0 is a bug of ours
 }
 
-// IndexSays is what the index answers about an IPv4 address: "drop", "pass", or "ask" the tries; "" where there is no index that
-// this process filled, and for other addresses. It waits for a change of the lists that is being written.
+// IndexSays is what the index of its family answers about an address: "drop", "pass", or "ask" the tries; "" where there
+// is none that this process filled. It waits for a change of the lists that is being written.
 func (m *Maps) IndexSays(a netip.Addr) (string, error) {
 	leave, err := m.enter()
 	if err != nil {
@@ -322,11 +322,15 @@ func (m *Maps) IndexSays(a netip.Addr) (string, error) {
 	defer leave()
 	m.writing.Lock()
 	defer m.writing.Unlock()
-	if m.disown(); !a.Is4() || m.index.x == nil {
-		return "", nil
+	m.disown()
+	switch a = a.Unmap(); {
+	case a.Is4() && m.index.x != nil:
+		b := a.As4()
+		return m.index.x.Answer(binary.BigEndian.Uint32(b[:])).String(), nil
+	case a.Is6() && m.index6.x != nil:
+		return m.index6.x.Answer(a).String(), nil
 	}
-	b := a.As4()
-	return m.index.x.Answer(binary.BigEndian.Uint32(b[:])).String(), nil
+	return "", nil
 }
 
 // note keeps what Index reports.

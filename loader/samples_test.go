@@ -121,12 +121,19 @@ func TestHits(t *testing.T) {
 	expect("10.0.0.66/32", 0)
 }
 
-// TestIndexSays: the index answers for IPv4, and where it does not know it asks.
+// TestIndexSays: the indexes answer, and where one does not know it asks.
 func TestIndexSays(t *testing.T) {
 	m := newJudged(t, Options{PinDir: pinsFor(t)}).l.Maps()
 	soon := compile.Cell{DropUntil: time.Now().Add(time.Second).Unix(), Source: lists.Manual}
-	replace(t, m, 2, cells{"10.0.0.0/24": drop, "10.0.0.66/32": {PassUntil: compile.Never, DropUntil: compile.Never}, "10.0.1.1/32": soon})
-	for address, want := range map[string]string{"10.0.0.1": "drop", "10.0.0.66": "pass", "10.0.1.1": "ask", "10.0.2.1": "pass", "2001:db8::1": ""} {
+	hole := compile.Cell{PassUntil: compile.Never, DropUntil: compile.Never}
+	replace(t, m, 2, cells{
+		"10.0.0.0/24": drop, "10.0.0.66/32": hole, "10.0.1.1/32": soon,
+		"2001:db8::/32": drop, "2001:db8::66/128": hole, "2001:db9::1/128": soon, "2001:dba::/65": drop,
+	})
+	for address, want := range map[string]string{
+		"10.0.0.1": "drop", "10.0.0.66": "pass", "10.0.1.1": "ask", "10.0.2.1": "pass", "::ffff:10.0.0.1": "drop",
+		"2001:db8::1": "drop", "2001:db8::66": "pass", "2001:db9::1": "ask", "2001:dba::1": "ask", "2001:dbb::1": "pass",
+	} {
 		if got, err := m.IndexSays(netip.MustParseAddr(address)); err != nil || got != want {
 			t.Errorf("%s: %q, %v, want %q", address, got, err, want)
 		}
