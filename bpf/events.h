@@ -32,7 +32,10 @@ static __always_inline __u32 capture(struct xdp_md *ctx, unsigned char *to, __u3
 
 	if (frags) {
 		n = length < SAMPLE_PACKET ? length : SAMPLE_PACKET;
-		if (n == 0 || n > SAMPLE_PACKET || bpf_xdp_load_bytes(ctx, 0, to, n))
+		n--; /* Linux 6.1 must see that 1 to SAMPLE_PACKET remain; of nothing so many cannot be loaded */
+		asm volatile("%0 &= %1" : "+r"(n) : "i"(SAMPLE_PACKET - 1));
+		n++;
+		if (bpf_xdp_load_bytes(ctx, 0, to, n))
 			return 0;
 		return n;
 	}
