@@ -84,6 +84,7 @@ func plans() map[string]plan {
 				{list: random(hosts1K, 1000), lookups: few, live: few},
 				{list: random(hosts1M, 1_000_000), lookups: some, live: few},
 				{list: routing(false), lookups: few},
+				{list: mixedV6, lookups: workloads6},
 			},
 		},
 	}

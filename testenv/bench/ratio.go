@@ -67,8 +67,8 @@ func ratios() []wanted {
 		against("BGP table, blocked, overlapped", bgpTable, blocked, overlapped, 60, 20),
 		against("1 M mixed, legitimate, overlapped", mixed1M, legitimate, overlapped, 15, 7),
 		against("1 M mixed, blocked, overlapped", mixed1M, blocked, overlapped, 15, 7),
-		against("1 M mixed IPv6, legitimate, overlapped", mixedIPv6, legitimate, overlapped, 8, 0.7),
-		against("1 M mixed IPv6, blocked, overlapped", mixedIPv6, blocked, overlapped, 4, 0.7),
+		against("1 M mixed IPv6, legitimate, overlapped", mixedIPv6, legitimate, overlapped, 8, 6.5),
+		against("1 M mixed IPv6, blocked, overlapped", mixedIPv6, blocked, overlapped, 4, 3.5),
 
 		{"lookup, blocked, 10 M hosts against 120 K, overlapped: times slower", 3.5, 0, 5, true,
 			lookups(hosts10M, blocked, best, hosts120K, blocked, best, overlapped)},
