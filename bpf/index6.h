@@ -137,13 +137,17 @@ __noinline int find6(__u64 high, __u64 low, __u32 mask)
 static __always_inline enum answer ask_index6(const struct control_words *words, const struct in6_addr *source)
 {
 	const volatile __u32 *changing = &words->changes6;
-	__u32 changes = *changing, which = words->index6 & 1, first = which * INDEX6_SLOTS;
-	const struct index6_side *side = &words->sides6[which];
-	__u64 high, low;
-	__u32 mask, root_line;
+	__u32 mask, which, first, root_line, changes = *changing;
+	const struct index6_side *side;
 	const struct line *line;
+	__u64 high, low;
 	int answer;
 
+	/* Whoever reads while somebody writes may read half of it: the word must be the same before and after. */
+	asm volatile("" ::: "memory");
+	which = words->index6 & 1;
+	first = which * INDEX6_SLOTS;
+	side = &words->sides6[which];
 	if (changes & 1 || !side->on)
 		return ANSWER_ASK;
 	__builtin_memcpy(&high, source, 8);
@@ -162,7 +166,6 @@ static __always_inline enum answer ask_index6(const struct control_words *words,
 	answer = mask >> ROOT6_SHIFT & 3;
 	if (mask & ~(3u << ROOT6_SHIFT))
 		answer = find6(high, low, mask | which << 16);
-	/* Whoever read while somebody wrote may have read half of it. */
 	asm volatile("" ::: "memory");
 	if (*changing != changes)
 		return ANSWER_ASK;

@@ -130,7 +130,7 @@ func TestUnknownMode(t *testing.T) {
 // TestVerifierStatistics prints what the verifier walks and bounds it, so that growth is noticed; the kernel refuses
 // at a million.
 func TestVerifierStatistics(t *testing.T) {
-	const walkMax, sizeMax = 60_000, 2_600
+	const walkMax, sizeMax = 100_000, 2_600
 	for name, p := range loadMode(t, ModeIndexed).Programs { // the other mode is a part of it
 		info, err := p.Info()
 		if err != nil {

@@ -3,6 +3,7 @@ package loader
 import (
 	"math/rand/v2"
 	"net/netip"
+	"runtime"
 	"slices"
 	"sync/atomic"
 
@@ -16,6 +17,10 @@ type index6 struct {
 	space *space
 	due   ends[netip.Prefix]
 }
+
+// loadsInOrder: a program that reads the index and then Changes6 must have read the index before. CPUs of other kinds
+// than this one may do it the other way round, and BPF has no barrier for loads before Linux 6.15.
+const loadsInOrder = runtime.GOARCH == "amd64"
 
 // newIndex6 fills the side of the IPv6 index that is not read.
 type newIndex6 struct {
@@ -38,10 +43,13 @@ func (b *newIndex6) finish() (flip func() (after func() error), err error) {
 	}
 	var x *compile.Index6
 	s := n.on(side)
-	if b.m.lookup != LookupLPM {
+	if b.m.lookup != LookupLPM && loadsInOrder {
 		x, err = b.filling.Index(s, [3]uint64{rand.Uint64(), rand.Uint64(), rand.Uint64()})
 		if err == nil {
 			err = s.publish()
+		}
+		if err == nil {
+			x.Ask(rulesOf(b.due.take(b.m.soon))) // the lease was renewed while this was filled
 		}
 	}
 	if err != nil {
@@ -86,9 +94,14 @@ func (m *Maps) write6(f func()) {
 func (m *Maps) rebuild6() error {
 	m.beginIndex()
 	b := &newIndex6{m: m}
+	n := 0
 	for p, c := range m.index.table.All6() {
 		b.add(p, c)
+		if n++; n%putBatch == 0 {
+			m.renew(m.index.table)
+		}
 	}
+	m.renew(m.index.table)
 	flip, err := b.finish()
 	if err != nil {
 		return err
@@ -113,12 +126,28 @@ func (m *Maps) askIndex6(rules []compile.Rule) (add func()) {
 			n.due.add(r.Prefix, r.Cell, m.soon)
 		}
 	}
-	m.write6(func() { n.x.Ask(rules) })
+	m.ask6(rules)
 	if m.index.table == nil {
 		return nothing
 	}
-	return func() {
-		m.write6(func() { n.x.Write(m.index.table, rules, m.soon) })
+	return func() { m.update6(m.index.table, rules) }
+}
+
+// together is how many rules are written to the IPv6 index at once: readers may have it in between.
+const together = 1024
+
+// ask6 leaves to the tries what rules change.
+func (m *Maps) ask6(rules []compile.Rule) {
+	for some := range slices.Chunk(rules, together) {
+		m.write6(func() { m.index6.x.Ask(some) })
+	}
+}
+
+// update6 brings the index up to date with a table that has the rules.
+func (m *Maps) update6(table *compile.Table, rules []compile.Rule) {
+	for some := range slices.Chunk(rules, together) {
+		steps := m.index6.x.Plan(table, some, m.soon)
+		m.write6(func() { m.index6.x.Write(steps) })
 	}
 }
 
@@ -132,17 +161,19 @@ func (m *Maps) renew6(table *compile.Table) {
 	if len(ended) == 0 {
 		return
 	}
-	rules := make([]compile.Rule, len(ended))
-	for i, p := range ended {
+	if rules := rulesOf(ended); table != nil {
+		m.update6(table, rules)
+	} else {
+		m.ask6(rules)
+	}
+}
+
+func rulesOf(prefixes []netip.Prefix) []compile.Rule {
+	rules := make([]compile.Rule, len(prefixes))
+	for i, p := range prefixes {
 		rules[i].Prefix = p
 	}
-	m.write6(func() {
-		if table != nil {
-			n.x.Write(table, rules, m.soon)
-		} else {
-			n.x.Ask(rules)
-		}
-	})
+	return rules
 }
 
 // index6 is the side of the IPv6 index that programs read.

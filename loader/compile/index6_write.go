@@ -53,8 +53,8 @@ func (f *Filling6) Index(memory Memory, seeds [3]uint64) (*Index6, error) {
 	return x, nil
 }
 
-// Ask leaves to the tries every address whose verdict the rules may change, until [Index6.Write]: whatever of the
-// rules the tries hold meanwhile, nobody is judged by a part of them.
+// Ask leaves to the tries every address whose verdict the rules may change, until the steps of [Index6.Plan] are
+// written: whatever of the rules the tries hold meanwhile, nobody is judged by a part of them.
 func (x *Index6) Ask(rules []Rule) {
 	for _, r := range rules {
 		if !r.Prefix.Addr().Is6() {
@@ -74,19 +74,35 @@ func (x *Index6) Ask(rules []Rule) {
 	}
 }
 
-// Write brings the index up to date with a table that has the rules already.
-func (x *Index6) Write(t *Table, rules []Rule, soon func(deadline int64) bool) {
+// Step6 is what is to be written of a change.
+type Step6 struct {
+	key    indexed6
+	answer uint64
+	gone   bool
+}
+
+// Plan works out what brings the index up to date with a table that has the rules already. It writes nothing.
+func (x *Index6) Plan(t *Table, rules []Rule, soon func(deadline int64) bool) (steps []Step6) {
 	for _, r := range rules {
 		if !r.Prefix.Addr().Is6() || odd(r.Prefix) {
 			continue
 		}
 		keys6(r.Prefix, func(k indexed6) {
-			if c, ok := t.at(k); ok {
-				x.put(k, uint64(c.class(soon)))
-			} else {
-				x.take(k)
-			}
+			c, ok := t.at(k)
+			steps = append(steps, Step6{k, uint64(c.class(soon)), !ok})
 		})
+	}
+	return steps
+}
+
+// Write takes the steps. Each may be taken by itself, in any order, after an [Index6.Ask] about their rules.
+func (x *Index6) Write(steps []Step6) {
+	for _, s := range steps {
+		if s.gone {
+			x.take(s.key)
+		} else {
+			x.put(s.key, s.answer)
+		}
 	}
 }
 
