@@ -64,6 +64,9 @@ soak: build ## a million random operations against a model, restarts between (ro
 	@.ci/deps test
 	$(ENDURE) ./testenv/scenario -run '^TestSoak$$' -long
 
+differential: ## compare a billion verdicts of index, LPM tries, reference matcher and bart while lists change (root)
+	$(ENDURE) ./testenv/differential -verdicts 1000000000
+
 bench: build ## measure packets and changes beside nftables, ipset, xdp-filter (root; BENCH=quick for a short one)
 	@.ci/deps bench
 	@go build -o bin/bench ./testenv/bench

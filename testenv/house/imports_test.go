@@ -40,6 +40,8 @@ var rooms = map[string][]string{
 	"testenv/benchl7": {"lists", "testenv", "userspace/apis", "userspace/shim", "userspace/shim/proxy"},
 	"testenv/demo":    {"testenv"},
 
+	"testenv/differential": {},
+
 	"testenv/generator": {"testenv"}, // sends frames: only tests and the benchmark import it
 
 	"testenv/gateways": {},

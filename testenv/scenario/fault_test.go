@@ -281,6 +281,10 @@ func (r *faultRig) settle() {
 		case len(s.Degraded) > 0 || s.Generation.Kernel != s.Generation.Store:
 			return fmt.Errorf("degraded %q, generations %+v", s.Degraded, s.Generation)
 		}
+		// The daemon may not have seen yet that the interface is another.
+		if id, err := r.Gateway.Program("eth0"); err != nil || id == 0 {
+			return fmt.Errorf("program %d on eth0, %w", id, err)
+		}
 		return nil
 	})
 	if _, err := r.client.Apply(context.Background(), []control.Operation{{Op: "set", Setting: "firewall", To: "enabled"}}); err != nil {
