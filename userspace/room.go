@@ -76,6 +76,13 @@ func (n *node) makeRoom() {
 	}
 }
 
+// mapSlack is how many prefixes more than are listed the kernel's maps have room for: a change puts what is new before
+// it removes what is gone, and detectors that evict may do that to as many at once as the store keeps changes of.
+const mapSlack = 8 << 10
+
+// mapCapacity is what the kernel's maps have room for, given what may be listed.
+func mapCapacity(listed uint32) uint32 { return uint32(min(uint64(listed)+mapSlack, 1<<32-1)) }
+
 // checkRoom refuses what there is no room for, before anything is changed. What adds nothing of a class is let through:
 // it makes room, and may be all that helps where there is too little. The store calls it.
 func (n *node) checkRoom(b lists.Batch, next *lists.Snapshot, changes []lists.Change) error {

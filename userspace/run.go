@@ -136,7 +136,7 @@ func (n *node) openKernel() (*loader.Loader, error) {
 		return nil, nil
 	}
 	ld, err := loader.Open(loader.Options{
-		PinDir: c.PinDir, Mode: loader.Mode(c.Mode), Lookup: loader.Lookup(c.Lookup), Capacity: c.Capacity, Logger: n.log,
+		PinDir: c.PinDir, Mode: loader.Mode(c.Mode), Lookup: loader.Lookup(c.Lookup), Capacity: mapCapacity(c.Capacity), Logger: n.log,
 		Boot: n.store.Clock().Boot, Accounting: loader.Accounting(c.Accounting),
 	})
 	if err != nil {

@@ -2,13 +2,16 @@ package scenario
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/portcullis/portcullis/lists"
+	"github.com/portcullis/portcullis/testenv"
 	"github.com/portcullis/portcullis/userspace/control"
 )
 
@@ -80,6 +83,43 @@ func TestKernelMapIsFull(t *testing.T) {
 	many := filepath.Join(r.Lab.Dir, "many.txt")
 	r.must(os.WriteFile(many, []byte("198.18.0.0-198.18.255.254\n"), 0o600))
 	r.refused(1, "import", "blacklist", many)
+}
+
+// TestFloodOfFullLists: a detector that goes on finding clients costs a change each time, never the whole list again.
+func TestFloodOfFullLists(t *testing.T) {
+	r := newRig(t)
+	config := filepath.Join(r.Lab.Dir, "small.toml")
+	r.must(os.WriteFile(config, []byte("capacity = 1000\n"), 0o600))
+	r.daemon.Args = []string{"--config", config}
+	r.must(r.daemon.Start())
+	r.cli("add_blacklist", "ip", r.Client.IPv4.String())
+	cl := control.Client{Socket: r.daemon.Socket}
+	const batch, batches = 300, 10
+	for i := range batches {
+		var ops []control.Operation
+		for j := range batch {
+			ops = append(ops, control.Operation{Op: "add", List: "blacklist", Kind: "ip", Value: address(i*batch + j), Source: "decoy"})
+		}
+		_, err := cl.Apply(context.Background(), ops)
+		r.must(err)
+	}
+	s, err := r.daemon.Status()
+	r.must(err)
+	if n := s.Entries["blacklist"]; n > 1000 || n < 900 || s.Generation.Kernel != s.Generation.Store {
+		t.Errorf("%d entries, kernel generation %d, store %d", n, s.Generation.Kernel, s.Generation.Store)
+	}
+	r.blocked(r.Client, ipv4...)
+	for _, bad := range []string{"writing the whole list", "does not enforce"} {
+		if log := r.daemon.Log(); strings.Contains(log, bad) {
+			t.Errorf("the daemon says %q", bad)
+		}
+	}
+	testenv.Eventually(t, 10*time.Second, "the log to tell of evictions", func() error {
+		if log := r.daemon.Log(); !strings.Contains(log, "were evicted") {
+			return errors.New(log)
+		}
+		return nil
+	})
 }
 
 // TestThousandInOneCall: a batch is durable and enforced as a whole when it is answered, or nothing of it is.
