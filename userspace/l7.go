@@ -139,13 +139,26 @@ type runningFront struct {
 	*opened
 }
 
-// startL7 puts lists and APIs in force in a shim and opens the fronts. closeL7 gives back what it opened.
+// startL7 puts lists and APIs in force in a shim, if one is to judge, and opens the fronts. closeL7 gives back what it opened.
 func (n *node) startL7(ctx context.Context) error {
-	wanted := n.config.fronts()
-	if len(wanted) == 0 {
-		return nil
+	if n.config.judges() {
+		if err := n.startShim(ctx); err != nil {
+			return err
+		}
 	}
-	var err error
+	for _, f := range n.config.fronts() {
+		o, err := f.open(ctx, n)
+		if err != nil {
+			n.closeL7()
+			return fmt.Errorf("open %s: %w", f.name, err)
+		}
+		n.fronts = append(n.fronts, runningFront{f.name, o})
+		n.log.Info("front is open", "front", f.name, "http", addrs(o.http), "https", addrs(o.https))
+	}
+	return nil
+}
+
+func (n *node) startShim(ctx context.Context) (err error) {
 	if n.detection, err = newDetection(n); err != nil {
 		return err
 	}
@@ -168,19 +181,7 @@ func (n *node) startL7(ctx context.Context) error {
 			return err == nil && on
 		}
 	}
-	if err := n.feed.start(ctx); err != nil {
-		return err
-	}
-	for _, f := range wanted {
-		o, err := f.open(ctx, n)
-		if err != nil {
-			n.closeL7()
-			return fmt.Errorf("open %s: %w", f.name, err)
-		}
-		n.fronts = append(n.fronts, runningFront{f.name, o})
-		n.log.Info("requests are judged", "front", f.name, "http", addrs(o.http), "https", addrs(o.https))
-	}
-	return nil
+	return n.feed.start(ctx)
 }
 
 func (n *node) closeL7() {
@@ -193,12 +194,11 @@ func (n *node) closeL7() {
 
 // runL7 feeds the shim and serves the fronts.
 func (n *node) runL7(ctx context.Context, g *errgroup.Group) {
-	if n.feed == nil {
-		return
+	if n.feed != nil {
+		g.Go(func() error { return quiet(ctx, n.feed.run(ctx)) })
+		g.Go(func() error { return quiet(ctx, n.detection.run(ctx)) })
+		g.Go(func() error { return quiet(ctx, n.shim.Run(ctx)) })
 	}
-	g.Go(func() error { return quiet(ctx, n.feed.run(ctx)) })
-	g.Go(func() error { return quiet(ctx, n.detection.run(ctx)) })
-	g.Go(func() error { return quiet(ctx, n.shim.Run(ctx)) })
 	if n.enforce == nil { // which looks at the host's addresses too
 		g.Go(func() error { n.lookAround(ctx); return nil })
 	}
@@ -244,10 +244,15 @@ func (n *node) trustedProxies() (all []netip.Prefix) {
 // wireL7 is the part of status that concerns requests.
 func (n *node) wireL7(s *control.Status) {
 	s.IPEnforcement = n.config.ipEnforcement()
+	for _, f := range n.fronts {
+		s.Fronts = append(s.Fronts, control.Front{Name: f.name, HTTP: addrs(f.http), HTTPS: addrs(f.https)})
+	}
 	if n.feed == nil {
 		return
 	}
-	s.Generation.Shim = n.feed.generation()
+	if s.Generation.Shim = n.feed.generation(); !n.config.Proxy.wanted() {
+		s.Mode = "sideband"
+	}
 	s.Requests = &control.Requests{}
 	for reason, kinds := range n.shim.Stats().Decisions {
 		for _, count := range kinds {
@@ -260,13 +265,6 @@ func (n *node) wireL7(s *control.Status) {
 				s.Requests.Refused += count
 			}
 		}
-	}
-	s.Mode = "sideband"
-	for _, f := range n.fronts {
-		if f.name == "proxy" {
-			s.Mode = "inline"
-		}
-		s.Fronts = append(s.Fronts, control.Front{Name: f.name, HTTP: addrs(f.http), HTTPS: addrs(f.https)})
 	}
 }
 

@@ -33,11 +33,10 @@ func (s shimNumbers) Collect(out chan<- prometheus.Metric) {
 }
 
 // l7Numbers are the metrics of all that concerns requests.
-func (n *node) l7Numbers() []prometheus.Collector {
-	if n.feed == nil {
-		return nil
+func (n *node) l7Numbers() (all []prometheus.Collector) {
+	if n.feed != nil {
+		all = append(all, shimNumbers{n.shim.Stats})
 	}
-	all := []prometheus.Collector{shimNumbers{n.shim.Stats}}
 	for _, f := range n.fronts {
 		all = append(all, f.collectors...)
 	}

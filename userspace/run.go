@@ -34,6 +34,9 @@ func Run(ctx context.Context, c Config, version string, log *slog.Logger, ready 
 	if len(c.Interfaces) == 0 && !c.judges() {
 		return fmt.Errorf("%w: interfaces: none named: give --interface IF or interfaces in the configuration, or a way for requests to be judged", ErrConfig)
 	}
+	if len(c.Interfaces) == 0 && c.IPEnforcement == enforceKernel {
+		return fmt.Errorf("%w: ip_enforcement: \"kernel\" without interfaces: no listed address would be blocked; name interfaces, or leave it out", ErrConfig)
+	}
 	n := &node{config: c, version: version, started: time.Now(), log: log}
 	var err error
 	if n.protector, err = newProtector(c); err != nil {
@@ -113,7 +116,7 @@ func (n *node) newControl() (*control.Server, error) {
 		Backend: n, StateDir: n.config.StateDir, Version: n.version, Logger: n.log,
 		APIs: n.definitions, Why: n.why, Sideband: keepTokens{n.tokens, n.store.Clock().Now}, Now: n.store.Clock().Now,
 	}
-	if len(n.config.fronts()) > 0 {
+	if n.config.judges() {
 		o.WhyHTTP = n.whyHTTP
 	}
 	if n.maps != nil {
