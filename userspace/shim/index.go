@@ -60,7 +60,7 @@ func (w *writer) next(old *index, snap *lists.Snapshot, changes []lists.Change, 
 	b := w.edit(w.empty())
 	b.fresh = true
 	for _, l := range []lists.List{lists.Whitelist, lists.Blacklist} {
-		b.reserve(snap.Len(l))
+		b.values.reserve(snap.Len(l))
 		for e := range snap.Entries(l) {
 			b.add(e)
 		}
@@ -95,18 +95,6 @@ func (b *builder) index(snap *lists.Snapshot) *index {
 		ix.prefixes = b.prefixes
 	}
 	return ix
-}
-
-// reserve makes room for n entries at once.
-func (b *builder) reserve(n int) {
-	if n < len(b.values.shards)*smallest {
-		return
-	}
-	for i := range b.values.shards {
-		s := &b.values.shards[i]
-		s.rebuild((s.used+n/len(b.values.shards))*3/2+smallest, -1)
-		b.values.owned[i] = true
-	}
 }
 
 // apply reports whether every change could be made; the builder is useless if not.

@@ -234,8 +234,9 @@ func (w *work) find(q *request, set *apis.Set) (miss apis.Miss, p problem) {
 		}
 	}
 	for _, path := range tricky {
-		if api, _ := set.Find(q.host, path); api != main {
-			w.foundAPI(path, api)
+		before, _ := set.Find(q.host, path[0])
+		if api, _ := set.Find(q.host, path[1]); api != before {
+			w.foundAPI(path[1], api)
 			return miss, malformed("dot segments, backslashes or what is encoded twice make the path another API's")
 		}
 	}
@@ -292,8 +293,8 @@ func appendLower(to []byte, s string) []byte {
 }
 
 // pathReadings returns what backends may read in a path: honest are the readings that honest requests have too, the
-// first being the one that counts; tricky what is left when more is undone.
-func pathReadings(path, rawPath string) (honest, tricky []string) {
+// first being the one that counts; tricky are readings before and after more is undone in them.
+func pathReadings(path, rawPath string) (honest []string, tricky [][2]string) {
 	merged := mergeSlashes(path)
 	bare := mergeSlashes(withoutParameters(path))
 	honest = []string{bare, merged, path, strings.ToLower(bare)}
@@ -301,12 +302,12 @@ func pathReadings(path, rawPath string) (honest, tricky []string) {
 		honest = append(honest, mergeSlashes(string(percentDecode(nil, keepSlashes.Replace(rawPath), false))))
 	}
 	for _, p := range []string{merged, bare} {
-		tricky = append(tricky, withoutDots(p), withoutDots(mergeSlashes(strings.ReplaceAll(p, `\`, "/"))))
+		tricky = append(tricky, [2]string{p, withoutDots(p)},
+			[2]string{p, withoutDots(mergeSlashes(strings.ReplaceAll(p, `\`, "/")))})
 	}
 	if strings.IndexByte(path, '%') >= 0 {
-		twice := string(percentDecode(nil, path, true))
-		twice = withoutParameters(strings.ReplaceAll(twice, `\`, "/"))
-		tricky = append(tricky, withoutDots(mergeSlashes(twice)))
+		twice := strings.ReplaceAll(string(percentDecode(nil, path, true)), `\`, "/")
+		tricky = append(tricky, [2]string{bare, withoutDots(mergeSlashes(withoutParameters(twice)))})
 	}
 	return honest, tricky
 }

@@ -1,16 +1,18 @@
 package shim
 
 // table is a multiset of listings by the fingerprint of what they list. It is immutable: an editor makes the next one,
-// copying only the shards that it writes to, so that a change among a million costs microseconds. It holds no pointers
-// into its listings, so the garbage collector does not walk them.
+// copying only the shards that it writes to, so that a change among a million costs microseconds. Listings hold no
+// pointers, so the garbage collector does not walk them.
 type table struct {
-	shards []shard // their number is a power of two; the upper bits of a tag choose one
+	shards []*shard // their number is a power of two; the upper bits of a tag choose one; nil: empty
 	live   int
 }
 
-// shard is an open-addressed array with linear probing, always with a free slot.
+// shard is an open-addressed array with linear probing, always with a free slot. Who looks for what is not there, which
+// is nearly everybody, reads a few hints, which stay in the processor's caches, and no slot.
 type shard struct {
 	slots []slot
+	hints []uint8 // of each slot: a byte of its tag, 0 if it is free
 	used  int
 }
 
@@ -33,36 +35,36 @@ const shardsOf = 4096
 // smallest is the least capacity of a shard that holds anything.
 const smallest = 4
 
-func newTable(shards int) *table { return &table{shards: make([]shard, shards)} }
+func newTable(shards int) *table { return &table{shards: make([]*shard, shards)} }
 
-func (t *table) shard(tag uint64) *shard {
-	return &t.shards[tag>>32&uint64(len(t.shards)-1)]
-}
+func (t *table) place(tag uint64) int { return int(tag>>32) & (len(t.shards) - 1) }
+
+func (t *table) shard(tag uint64) *shard { return t.shards[t.place(tag)] }
 
 // home is where probing for a tag begins.
 func (s *shard) home(tag uint64) int { return int(uint64(uint32(tag)) * uint64(len(s.slots)) >> 32) }
 
-// next returns the position of the first slot with that tag at or after i (start with -1), or -1.
+func hint(tag uint64) uint8 { return max(1, uint8(tag>>56)) }
+
+// next returns the position of the first slot with that tag at or after i (start with -1), or -1. s may be nil.
 func (s *shard) next(tag uint64, i int) int {
-	if s.used == 0 {
+	if s == nil {
 		return -1
 	}
 	if i < 0 {
-		i = s.home(tag)
-	} else {
-		i++
+		i = s.home(tag) - 1
 	}
-	for n := len(s.slots); n > 0; n-- {
-		if i >= len(s.slots) {
+	want := hint(tag)
+	for range s.hints {
+		if i++; i == len(s.hints) {
 			i = 0
 		}
-		switch {
-		case s.slots[i].meta == 0:
+		switch h := s.hints[i]; {
+		case h == 0:
 			return -1
-		case s.slots[i].tag == tag:
+		case h == want && s.slots[i].tag == tag:
 			return i
 		}
-		i++
 	}
 	return -1
 }
@@ -73,49 +75,67 @@ func (t *table) has(tag uint64) bool { return t.shard(tag).next(tag, -1) >= 0 }
 // editor makes a table from another one.
 type editor struct {
 	table
-	owned []bool // shards that this editor copied
+	owned []bool // shards that this editor made
 }
 
 // edit starts from t, which is not changed.
 func (t *table) edit() *editor {
-	e := &editor{table: table{shards: make([]shard, len(t.shards)), live: t.live}, owned: make([]bool, len(t.shards))}
-	copy(e.shards, t.shards)
-	return e
+	return &editor{table: table{shards: append([]*shard(nil), t.shards...), live: t.live}, owned: make([]bool, len(t.shards))}
 }
 
 // own returns the shard of a tag, which may then be written to and has room for one more.
 func (e *editor) own(tag uint64) *shard {
-	i := tag >> 32 & uint64(len(e.shards)-1)
-	s := &e.shards[i]
-	if room := len(s.slots)*3/4 - s.used; room < 1 {
-		s.rebuild(max(smallest, s.used*8/5+1), -1)
-	} else if !e.owned[i] {
-		s.slots = append([]slot(nil), s.slots...)
+	i := e.place(tag)
+	switch s := e.shards[i]; {
+	case s == nil:
+		e.shards[i] = s.with(smallest, -1)
+	case len(s.slots)*3/4 <= s.used:
+		e.shards[i] = s.with(s.used*8/5+1, -1)
+	case !e.owned[i]:
+		e.shards[i] = &shard{append([]slot(nil), s.slots...), append([]uint8(nil), s.hints...), s.used}
 	}
 	e.owned[i] = true
-	return s
+	return e.shards[i]
 }
 
-// rebuild gives a shard a fresh array of that capacity, without the slot at position drop.
-func (s *shard) rebuild(capacity, drop int) {
-	old := s.slots
-	s.slots, s.used = make([]slot, capacity), 0
-	for i := range old {
-		if old[i].meta != 0 && i != drop {
-			s.put(old[i])
+// reserve makes room for n more everywhere together.
+func (e *editor) reserve(n int) {
+	each := n / len(e.shards)
+	if each < smallest {
+		return
+	}
+	for i, s := range e.shards {
+		used := 0
+		if s != nil {
+			used = s.used
+		}
+		e.shards[i], e.owned[i] = s.with((used+each)*3/2+smallest, -1), true
+	}
+}
+
+// with returns a shard of that capacity with what is in s, but for the slot at position drop.
+func (s *shard) with(capacity, drop int) *shard {
+	to := &shard{slots: make([]slot, capacity), hints: make([]uint8, capacity)}
+	if s == nil {
+		return to
+	}
+	for i := range s.slots {
+		if s.slots[i].meta != 0 && i != drop {
+			to.put(s.slots[i])
 		}
 	}
+	return to
 }
 
 // put stores a slot in the first free place.
 func (s *shard) put(v slot) {
 	i := s.home(v.tag)
-	for s.slots[i].meta != 0 {
-		if i++; i == len(s.slots) {
+	for s.hints[i] != 0 {
+		if i++; i == len(s.hints) {
 			i = 0
 		}
 	}
-	s.slots[i] = v
+	s.slots[i], s.hints[i] = v, hint(v.tag)
 	s.used++
 }
 
@@ -126,11 +146,12 @@ func (e *editor) add(v slot) {
 
 // remove takes away one slot that equals v; it reports whether there was one.
 func (e *editor) remove(v slot) bool {
-	s := e.table.shard(v.tag)
+	place := e.place(v.tag)
+	s := e.shards[place]
 	for i := s.next(v.tag, -1); i >= 0; i = s.next(v.tag, i) {
 		if s.slots[i] == v {
-			s.rebuild(max(smallest, min(len(s.slots), s.used*2)), i)
-			e.owned[v.tag>>32&uint64(len(e.shards)-1)] = true
+			e.shards[place] = s.with(max(smallest, min(len(s.slots), s.used*2)), i)
+			e.owned[place] = true
 			e.live--
 			return true
 		}
