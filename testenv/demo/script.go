@@ -182,7 +182,7 @@ func (s *script) counters() {
 		return nil
 	})
 	for _, name := range []string{
-		"ipv4 drop_blacklisted", "ipv6 drop_blacklisted", "ipv4 pass_index", "ipv6 pass_unlisted",
+		"ipv4 drop_blacklisted", "ipv6 drop_blacklisted", "ipv4 pass_index", "ipv6 pass_index",
 	} {
 		s.say("    %-24s %6d packets", name, counts[name])
 	}
