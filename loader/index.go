@@ -304,8 +304,9 @@ func (w *controlWords) index() int { return int(atomic.LoadUint32(&w.Index) & 1)
 
 // IndexState says what the indexes hold, and how the kernel's self-check of them goes.
 type IndexState struct {
-	Hosts, Leaves int           // IPv4: single addresses; /24s with many. 0 if this process did not fill it
-	Nets6, Hosts6 int           // IPv6: prefixes as they are written out; single addresses. The same
+	IPv4, IPv6    bool          // there is an index of the family that this process filled
+	Hosts, Leaves int           // IPv4: single addresses; /24s with many
+	Nets6, Hosts6 int           // IPv6: prefixes as they are written out; single addresses
 	Bytes         int           // of kernel memory, both
 	Lease         time.Duration // how much longer it may drop; 0 or less: not at all
 	Checked       uint64        // packets that were judged by the index and by the tries
@@ -336,6 +337,7 @@ func (m *Maps) IndexSays(a netip.Addr) (string, error) {
 // note keeps what Index reports.
 func (m *Maps) note() {
 	s := new(IndexState)
+	s.IPv4, s.IPv6 = m.index.x != nil, m.index6.x != nil || !loadsInOrder
 	if x := m.index.x; x != nil {
 		s.Hosts, s.Leaves, s.Bytes = x.Hosts(), x.Leaves(), x.Bytes()
 	}
@@ -368,6 +370,7 @@ func (m *Maps) Index() (IndexState, error) {
 	}
 	s.Lease = time.Duration(int64(atomic.LoadUint64(&m.words.Lease)) - now.Nano())
 	if n := m.index.state.Load(); n != nil {
+		s.IPv4, s.IPv6 = n.IPv4, n.IPv6
 		s.Hosts, s.Leaves, s.Nets6, s.Hosts6, s.Bytes = n.Hosts, n.Leaves, n.Nets6, n.Hosts6, n.Bytes
 	}
 	return s, nil

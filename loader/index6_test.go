@@ -38,7 +38,7 @@ func TestIndex6Grows(t *testing.T) {
 	first := hostEntry6(r)
 	must(t, m.Apply(2, table.Apply([]lists.Change{{After: &first}})))
 	one := state()
-	if none.Hosts6 != 0 || one.Hosts6 != 1 || one.Bytes != none.Bytes+6<<20 {
+	if !none.IPv4 || !none.IPv6 || none.Hosts6 != 0 || one.Hosts6 != 1 || one.Bytes != none.Bytes+6<<20 {
 		t.Errorf("from %+v to %+v", none, one)
 	}
 	known := netip.MustParseAddr(first.ID.Value)

@@ -329,7 +329,7 @@ func TestLookupLPM(t *testing.T) {
 	}
 	s, err := j.l.Maps().Index()
 	must(t, err)
-	if s.Checked != 0 || s.Bytes != 0 {
+	if s.Checked != 0 || s.Bytes != 0 || s.IPv4 || s.IPv6 {
 		t.Errorf("%+v", s)
 	}
 }

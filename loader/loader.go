@@ -38,11 +38,11 @@ const (
 	ModeNativeThenGeneric Mode = "native-then-generic" // native with xdp.frags, native without, generic
 )
 
-// Lookup is a way to look up IPv4 sources.
+// Lookup is a way to look up sources.
 type Lookup string
 
 const (
-	LookupIndexed Lookup = "indexed" // in the index, which asks the tries where it does not know
+	LookupIndexed Lookup = "indexed" // in an index, which asks the tries where it does not know
 	LookupLPM     Lookup = "lpm"     // in the tries alone: slower, and each way out has its counter
 )
 
@@ -62,7 +62,7 @@ type Options struct {
 	// Boot turns a wall-clock time into CLOCK_BOOTTIME (lists/store.Clock.Boot). nil: by the clocks as they are now.
 	Boot   func(t time.Time) time.Duration
 	Logger *slog.Logger // nil: no log
-	// Lookup is how programs look up IPv4 sources. "": LookupIndexed.
+	// Lookup is how programs look up sources. "": LookupIndexed.
 	Lookup Lookup
 	// Accounting is what programs count for entries. "": AccountingSampled.
 	Accounting Accounting

@@ -204,8 +204,10 @@ func (n *node) checkIndex(bad func(string, ...any)) (bytes uint64) {
 		bad("kernel: read index: %s", err)
 	case x.Mismatches > 0:
 		bad("kernel: the index contradicted the tries for %d of %d packets that were judged by both; please report it", x.Mismatches, x.Checked)
-	case x.Bytes == 0:
+	case !x.IPv4:
 		bad("kernel: no index, IPv4 sources are looked up in the slower way; the log says why")
+	case !x.IPv6:
+		bad("kernel: no index, IPv6 sources are looked up in the slower way; the log says why")
 	case x.Lease <= 0:
 		bad("kernel: drops are looked up in the slower way until the lists are written")
 	}
