@@ -153,6 +153,11 @@ func (n *node) Status() control.Status {
 	for _, problem := range n.definitions.problems() {
 		bad("%s", problem)
 	}
+	if n.shim != nil {
+		for _, problem := range n.shim.Problems() {
+			bad("%s", problem)
+		}
+	}
 	if skew := n.store.Clock().Skew(); skew.Abs() > maxSkew {
 		s.Warnings = append(s.Warnings, fmt.Sprintf("the wall clock was set %s after this boot: times of entries are off by that, durations are right; a reboot mends it", skew.Round(time.Second)))
 	}

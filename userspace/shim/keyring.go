@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -39,6 +40,7 @@ type keyring struct {
 	file, url string
 	keys      atomic.Pointer[keys] // nil: none yet, and no token verifies
 	unknown   atomic.Bool          // a token named a key that is not there
+	failure   atomic.Value         // string: why the last reading failed, "" if it did not
 	due       time.Time            // of the next reading; only Run looks at it
 	read      time.Time
 }
@@ -165,10 +167,24 @@ func (s *Shim) readKeys(ctx context.Context, client *http.Client, k *keyring) {
 		if k.due = now.Add(keysRetry); ctx.Err() == nil {
 			s.options.Logger.Warn("cannot read the keys that verify tokens; they verify with the keys read before, if any",
 				"keys_file", k.file, "jwks_url", k.url, "error", err)
+			k.failure.Store(err.Error())
 		}
 		return
 	}
+	k.failure.Store("")
 	k.keys.Store(&keys{all: all, seen: newMemory(maxVerified)})
+}
+
+// Problems says what is wrong with the keys that verify tokens, one line each: until it is mended, tokens are verified
+// with the keys that were read before, or not at all.
+func (s *Shim) Problems() (all []string) {
+	for _, k := range s.rings.all() {
+		if why, _ := k.failure.Load().(string); why != "" {
+			all = append(all, "cannot read the keys that verify tokens: "+why)
+		}
+	}
+	slices.Sort(all)
+	return all
 }
 
 func (k *keyring) fetch(ctx context.Context, client *http.Client) (all []verifyKey, err error) {
