@@ -231,8 +231,8 @@ func (c *conn) readHead(first bool) (string, error) {
 			c.growBuffer(min(4*len(in.buf), c.p.limits.HeaderBytes))
 		}
 		if err := in.fill(); err != nil {
-			if len(have) == 0 {
-				return "", io.EOF
+			if err == io.EOF && in.r < in.w {
+				return "", errMalformed // half a request, and nothing more will come
 			}
 			return "", err
 		}

@@ -27,6 +27,7 @@ type exchange struct {
 	upErr    error         // of the upload, once it has ended
 	upDone   bool          // the upload ended with the body's end
 	upRead   atomic.Bool   // all of the body has been read from the client
+	upFault  atomic.Bool   // the client broke it off, or framed it badly: the connection to the server was closed for that
 	began    bool          // a byte of the answer has come
 	release  func()        // of Judge.Hold
 }
@@ -94,6 +95,9 @@ func (x *exchange) failure(s *server, sent bool, err error) apis.Answer {
 	case errors.Is(x.upErr, errBody):
 		x.c.p.stats.malformed.Add(1)
 		return answerMalformed
+	case x.upErr != nil:
+		x.c.p.stats.clientGone.Add(1)
+		return answerMalformed
 	case errors.Is(err, errNoServer):
 		return answerNoServer
 	case errors.Is(err, errAllDown):
@@ -156,14 +160,7 @@ func (x *exchange) offer(s *server, fresh bool) error {
 // broke counts a failure against the server, unless the connection was an old one that it may have given up rightly,
 // or it was us who ended it.
 func (x *exchange) broke(err error) error {
-	select {
-	case <-x.uploaded: // blocks for ever if there is none
-		if x.upErr != nil {
-			return err
-		}
-	default:
-	}
-	if !x.c.expired() && !x.c.killed.Load() && !(x.up.used && !x.began) {
+	if !x.c.expired() && !x.c.killed.Load() && !x.upFault.Load() && !(x.up.used && !x.began) {
 		x.server.fail(err)
 	}
 	return err
@@ -369,7 +366,7 @@ func (x *exchange) copyAnswer(read *body, out framing) error {
 
 // backendBroke notes that an answer broke off, unless we ended it.
 func (x *exchange) backendBroke(err error) error {
-	if !x.c.expired() && !x.c.killed.Load() {
+	if !x.c.expired() && !x.c.killed.Load() && !x.upFault.Load() {
 		x.c.p.stats.backendErrors.Add(1)
 		x.server.fail(err)
 	}

@@ -89,6 +89,7 @@ func (x *exchange) startUpload() error {
 			x.upDone = true
 		case fromClient:
 			x.upErr = err
+			x.upFault.Store(true)
 			up.Close() // the answer is not to be waited for
 		}
 	}()
