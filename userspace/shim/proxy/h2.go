@@ -110,6 +110,8 @@ type stream struct {
 	s      *h2Server
 	d      shim.Decision
 	target string
+	in     *http.Request
+	late   http.Header // trailers that the backend gets, once they have come
 	entry  logEntry
 	cancel context.CancelCauseFunc
 	idle   *time.Timer
@@ -162,6 +164,7 @@ func (s *h2Server) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 		cancel(errListed)
 	})
 	defer release()
+	st.in = r
 	r = r.WithContext(ctx)
 	r.Body = &streamBody{r.Body, st}
 	s.forward.ServeHTTP(st, r)
@@ -253,10 +256,15 @@ type streamBody struct {
 	st *stream
 }
 
-// Read reads.
+// Read reads; with the end come the trailers.
 func (b *streamBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
 	b.st.progress()
+	if err == io.EOF {
+		for name := range b.st.late {
+			b.st.late[name] = b.st.in.Trailer[name]
+		}
+	}
 	return n, err
 }
 
@@ -328,6 +336,7 @@ func (s *h2Server) RoundTrip(r *http.Request) (*http.Response, error) {
 		if body != nil && body != http.NoBody {
 			out.Body = io.NopCloser(body)
 		}
+		out.Trailer = st.trailers()
 		way, h2 := sv.roundTrippers()
 		if isGRPC(r) {
 			way = h2
@@ -350,6 +359,21 @@ func (s *h2Server) RoundTrip(r *http.Request) (*http.Response, error) {
 		}
 		s.p.stats.retries.Add(1)
 	}
+}
+
+// trailers are those of the request that a backend may get: net/http knows their names before their values.
+func (st *stream) trailers() http.Header {
+	keep := trailerFilter(st.d.API)
+	st.late = nil
+	for name := range st.in.Trailer {
+		if keep(name) {
+			if st.late == nil {
+				st.late = make(http.Header)
+			}
+			st.late[name] = nil
+		}
+	}
+	return st.late
 }
 
 // unreached: no byte of the request was sent.

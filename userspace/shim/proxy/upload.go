@@ -78,7 +78,7 @@ func (x *exchange) startUpload() error {
 	x.uploaded = make(chan struct{})
 	c.uploaded.Store(0)
 	c.uploading.Store(true)
-	trailers := x.w.trailerFilter()
+	trailers := trailerFilter(x.w.d.API)
 	f, up := x.w.framing, x.up
 	go func() {
 		defer close(x.uploaded)
@@ -241,8 +241,7 @@ func isForwarding(canon string) bool {
 
 // trailerFilter says which trailers a backend gets: none that say who the client is, for trailers are not judged, and
 // none that frame or route.
-func (w *work) trailerFilter() func(string) bool {
-	api := w.d.API
+func trailerFilter(api *apis.API) func(string) bool {
 	return func(name string) bool {
 		if !keepsTrailer(name) || isForwarding(name) {
 			return false
