@@ -20,7 +20,6 @@ import (
 var (
 	errNoServer = errors.New("no server is configured")
 	errAllDown  = errors.New("every server is down")
-	errAllFull  = errors.New("every server is at its quota")
 	errQuota    = errors.New("at its quota")
 )
 

@@ -44,6 +44,7 @@ type conn struct {
 	inBuf      *[bufferSize]byte // of the pool, where in.buf is that
 	idle       *wait             // nil: TLS
 	handedOver bool
+	lingering  bool // the last answer is sent, and the client may still be sending
 
 	state     atomic.Uint64
 	began     atomic.Uint32 // the second in which the present exchange began
@@ -87,7 +88,14 @@ func (c *conn) setPeer(a net.Addr) {
 
 // serve answers requests until the connection ends.
 func (c *conn) serve() {
-	defer c.releaseBuffer()
+	c.answerAll()
+	c.releaseBuffer()
+	if c.lingering && !c.killed.Load() {
+		c.linger()
+	}
+}
+
+func (c *conn) answerAll() {
 	for first := true; c.await(first); first = false {
 		text, err := c.readHead(first)
 		switch {
@@ -101,6 +109,7 @@ func (c *conn) serve() {
 		w := c.p.works.Get().(*work)
 		w.started = c.p.now()
 		keep := c.handle(w, text)
+		c.logRequest(w)
 		c.p.recycle(w)
 		if !keep || c.killed.Load() {
 			return
@@ -242,7 +251,6 @@ func (c *conn) readHead(first bool) (string, error) {
 // failHead answers what has not become a request.
 func (c *conn) failHead(err error) {
 	w := c.p.works.Get().(*work)
-	defer c.p.recycle(w)
 	w.started = c.p.now()
 	switch {
 	case c.expired() && c.expiredIn() == phaseHead:
@@ -256,11 +264,14 @@ func (c *conn) failHead(err error) {
 		c.p.stats.tooLarge.Add(1)
 		c.answer(w, answerTooLarge, true)
 	}
+	if w.entry.status != 0 {
+		c.logRequest(w)
+	}
+	c.p.recycle(w)
 }
 
 // handle reads, judges and carries one request. It returns whether the connection goes on.
 func (c *conn) handle(w *work, text string) (keep bool) {
-	defer func() { c.logRequest(w) }()
 	err := w.parseHead(text, c.p.limits.HeaderFields)
 	if err == nil {
 		err = w.parseTarget(&w.url)

@@ -298,10 +298,7 @@ func (x *exchange) relay() (keep bool) {
 		x.server.active.Add(-1)
 		x.up = nil
 	}
-	if !keep {
-		x.drop()
-		c.linger()
-	}
+	c.lingering = !keep
 	return keep
 }
 

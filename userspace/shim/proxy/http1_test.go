@@ -45,6 +45,7 @@ func TestForwardsOnKeptConnections(t *testing.T) {
 }
 
 func TestAnswersOfOurs(t *testing.T) {
+	t.Parallel()
 	b := newRecorder(t, nil)
 	r := newRig(t, Options{}, &apis.API{ID: "shop", Hostname: "shop.com", URL: "/shop", Servers: servers(b.address)},
 		&apis.API{ID: "empty", Hostname: "shop.com", URL: "/empty"})
@@ -91,6 +92,7 @@ func TestAnswerIsReadWhileSending(t *testing.T) {
 }
 
 func TestForwardedFor(t *testing.T) {
+	t.Parallel()
 	const forged = "X-Forwarded-For: 1.2.3.4\r\nX_Forwarded_For: 1.1.1.1\r\nX-Forwarded-Proto: https\r\nForwarded: for=1.2.3.4\r\nX-Real-IP: 1.2.3.4\r\nTrue-Client-IP: 1.2.3.4\r\n"
 	for _, trusted := range []bool{false, true} {
 		b := newRecorder(t, nil)
@@ -114,6 +116,7 @@ func TestForwardedFor(t *testing.T) {
 }
 
 func TestHopByHop(t *testing.T) {
+	t.Parallel()
 	b := newRecorder(t, func(c net.Conn, head string, in *bufio.Reader) bool {
 		_, _ = io.WriteString(c, "HTTP/1.1 200 Fine\r\nConnection: X-Hop, keep-alive\r\nX-Hop: 1\r\nKeep-Alive: timeout=5\r\nX-End: 2\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\nX-Trailer: t\r\nContent-Length: 9\r\n\r\n")
 		return true
@@ -252,6 +255,7 @@ func TestLargeBodies(t *testing.T) {
 }
 
 func TestContinue(t *testing.T) {
+	t.Parallel()
 	b := newRecorder(t, nil)
 	r := newRig(t, Options{}, rootAPI(b.address))
 	r.judge.decide = func(q *http.Request) (shim.Decision, bool) { return blocked, q.URL.Path == "/bad" }
@@ -271,6 +275,7 @@ func TestContinue(t *testing.T) {
 
 // TestEarlyAnswer: a backend that answers before it has read the body, and closes.
 func TestEarlyAnswer(t *testing.T) {
+	t.Parallel()
 	b := newRecorder(t, func(c net.Conn, head string, in *bufio.Reader) bool {
 		_, _ = io.WriteString(c, "HTTP/1.1 413 Too Much\r\nContent-Length: 2\r\nConnection: close\r\n\r\nno")
 		_, _ = io.CopyN(io.Discard, in, 1<<20)
@@ -354,6 +359,7 @@ func (c *client) echo(send, want string) {
 }
 
 func TestInternalURL(t *testing.T) {
+	t.Parallel()
 	b := newRecorder(t, nil)
 	api := &apis.API{ID: "shop", Hostname: "*", URL: "/shop", InternalURL: "/v2/store", Servers: servers(b.address)}
 	root := &apis.API{ID: "root", Hostname: "*", URL: "/", InternalURL: "/legacy", Servers: servers(b.address)}

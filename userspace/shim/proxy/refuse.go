@@ -33,7 +33,7 @@ func (c *conn) answer(w *work, a apis.Answer, last bool) (keep bool) {
 		return false
 	}
 	if last {
-		c.linger()
+		c.lingering = true
 		return false
 	}
 	_ = c.Conn.SetWriteDeadline(time.Time{})

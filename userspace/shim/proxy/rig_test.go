@@ -105,8 +105,17 @@ type rig struct {
 // blocked is what the judge says of who is listed.
 var blocked = shim.Decision{Verdict: shim.Block, Reason: shim.Blacklisted, Answer: apis.Answer{Status: 403, Reason: "Unauthorized", Body: "Error: Unauthorized"}}
 
-// newRig runs a proxy before these APIs.
+// newRig runs a proxy before these APIs, on ports of its own.
 func newRig(t *testing.T, o Options, all ...*apis.API) *rig {
+	t.Helper()
+	l := Listeners{Plain: []net.Listener{listen(t)}}
+	if len(o.Certificates) > 0 {
+		l.TLS = []net.Listener{listen(t)}
+	}
+	return newRigOn(t, o, l, all...)
+}
+
+func newRigOn(t *testing.T, o Options, l Listeners, all ...*apis.API) *rig {
 	t.Helper()
 	r := &rig{t: t, judge: &judge{shim: shim.New(shim.Options{TrustedProxies: o.TrustedProxies}), held: make(map[int]func())}, log: new(lockedBuffer)}
 	o.Logger = slog.New(slog.NewTextHandler(r.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
@@ -119,10 +128,8 @@ func newRig(t *testing.T, o Options, all ...*apis.API) *rig {
 		t.Fatal(err)
 	}
 	r.use(all...)
-	l := Listeners{Plain: []net.Listener{listen(t)}}
 	r.plain = l.Plain[0].Addr().String()
-	if len(o.Certificates) > 0 {
-		l.TLS = []net.Listener{listen(t)}
+	if len(l.TLS) > 0 {
 		r.tls = l.TLS[0].Addr().String()
 	}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -174,6 +181,7 @@ func servers(addresses ...string) (all []apis.Server) {
 type recorder struct {
 	address string
 	answer  func(c net.Conn, head string, in *bufio.Reader) (keep bool)
+	deaf    bool // it keeps nothing; set before it is asked
 
 	mu    sync.Mutex
 	bytes bytes.Buffer
@@ -235,6 +243,9 @@ func (b *recorder) serve(c net.Conn) {
 func (b *recorder) Write(p []byte) (int, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if b.deaf {
+		return len(p), nil
+	}
 	return b.bytes.Write(p)
 }
 

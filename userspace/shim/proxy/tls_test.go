@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"bytes"
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -63,6 +64,7 @@ func (r *rig) shown(name string) string {
 }
 
 func TestCertificatesByNameAndReloaded(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	one, two := writeCertificate(t, dir, "one", "one.example"), writeCertificate(t, dir, "two", "two.example", "*.two.example")
 	r := newRig(t, Options{Certificates: []Certificate{one, two}}, rootAPI())
@@ -213,7 +215,7 @@ func TestProxyProtocol(t *testing.T) {
 		raw := dialRaw(t, trusted.tls)
 		raw.send("%s", header(version))
 		over := tls.Client(raw.Conn, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2"}})
-		tr := &http.Transport{DialTLS: func(string, string) (net.Conn, error) { return over, over.Handshake() }, ForceAttemptHTTP2: true}
+		tr := &http.Transport{DialTLSContext: func(context.Context, string, string) (net.Conn, error) { return over, over.Handshake() }, ForceAttemptHTTP2: true}
 		t.Cleanup(tr.CloseIdleConnections)
 		a, err := tr.RoundTrip(must(http.NewRequest("GET", "https://a/tls", nil)))
 		if err != nil {
