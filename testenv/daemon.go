@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -78,6 +79,7 @@ type Daemon struct {
 	cmd  *exec.Cmd
 	done chan struct{} // closed when cmd has ended
 	log  *os.File
+	said []string
 }
 
 // NewDaemon describes a daemon for eth0 of the namespace; name tells the daemons of a lab apart.
@@ -111,6 +113,7 @@ func (d *Daemon) Start() error {
 		buf := make([]byte, 4096)
 		for {
 			size, err := ready.Read(buf)
+			d.hear(string(buf[:max(size, 0)]))
 			if err != nil || bytes.Contains(buf[:size], []byte("READY=1")) {
 				said <- err
 				return
@@ -125,6 +128,19 @@ func (d *Daemon) Start() error {
 	case <-time.After(readyWithin):
 		return fmt.Errorf("start daemon: not ready within %v\n%s", readyWithin, d.Log())
 	}
+}
+
+func (d *Daemon) hear(message string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.said = append(d.said, message)
+}
+
+// Said returns what the daemon told systemd (sd_notify) while it was started.
+func (d *Daemon) Said() []string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return slices.Clone(d.said)
 }
 
 // Launch starts the daemon and does not wait for it.

@@ -59,6 +59,9 @@ type Config struct {
 	// Metrics is the host and port on which Prometheus may read; "": none.
 	Metrics string `toml:"metrics"`
 
+	// Progress, if set, is told how far the start is: what is being done, and of how many entries (0: not known) it is done.
+	Progress func(what string, done, total int) `toml:"-"`
+
 	// Level, if set, follows the log_level command.
 	Level *slog.LevelVar `toml:"-"`
 }

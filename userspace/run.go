@@ -44,6 +44,7 @@ func Run(ctx context.Context, c Config, version string, log *slog.Logger, ready 
 	}
 	n.findProtected()
 
+	n.progress("reading lists", 0, 0)
 	n.store, err = store.Open(store.Options{Dir: c.StateDir, KeyFile: c.KeyFile, Check: n.checkRoom, Evict: n.evict, Logger: log}, nil)
 	if err != nil {
 		return fmt.Errorf("open lists: %w", err)
@@ -158,10 +159,18 @@ func (n *node) startKernel(ctx context.Context, ld *loader.Loader, numbers *metr
 	n.enforce.table.PassOnly = n.config.ipEnforcement() == enforceL7
 	n.enforce.observe = numbers.observe
 	n.maps.Follow(n.enforce.table)
-	if err := n.enforce.start(ctx, nil); err != nil {
+	v4, v6 := n.lenPrefixes(n.store.Snapshot())
+	if err := n.enforce.start(ctx, func(done int) { n.progress("filling kernel maps", done, v4+v6) }); err != nil {
 		return err
 	}
 	return n.attachAll(ld)
+}
+
+// progress tells who started the daemon how far that is.
+func (n *node) progress(what string, done, total int) {
+	if n.config.Progress != nil {
+		n.config.Progress(what, done, total)
+	}
 }
 
 // ErrNewState: the state directory is new, but the kernel already enforces lists.

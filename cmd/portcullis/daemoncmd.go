@@ -3,13 +3,17 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"log/slog"
+	"os"
 	"os/signal"
 	"strings"
 	"syscall"
 
 	"github.com/coreos/go-systemd/v22/daemon"
+	"golang.org/x/term"
 
+	"github.com/portcullis/portcullis/lists"
 	"github.com/portcullis/portcullis/userspace"
 )
 
@@ -24,20 +28,26 @@ func runServe(c *call) error {
 			return &usageError{"--log-level: " + err.Error(), "one of " + wordList(logLevels)}
 		}
 	}
-	log := slog.New(slog.NewTextHandler(c.err, &slog.HandlerOptions{Level: conf.Level}))
+	out := &startup{log: c.err}
+	if f, ok := c.err.(*os.File); ok {
+		out.terminal = term.IsTerminal(int(f.Fd()))
+	}
+	log := slog.New(slog.NewTextHandler(out, &slog.HandlerOptions{Level: conf.Level}))
+	out.notify = func(state string) { notify(c.err, state) }
+	conf.Progress = out.progress
 	ctx, stop := signal.NotifyContext(c.ctx, syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	context.AfterFunc(ctx, func() {
 		stop() // a second signal ends us at once
-		notify(log, daemon.SdNotifyStopping)
+		notify(c.err, daemon.SdNotifyStopping)
 	})
-	return userspace.Run(ctx, conf, buildVersion(), log, func() { notify(log, daemon.SdNotifyReady) })
+	return userspace.Run(ctx, conf, buildVersion(), log, out.ready)
 }
 
 // notify tells systemd, if it started us.
-func notify(log *slog.Logger, state string) {
+func notify(errs io.Writer, state string) {
 	if _, err := daemon.SdNotify(false, state); err != nil {
-		log.Warn("systemd was not told", "state", state, "error", err)
+		say(errs, "warning", fmt.Sprintf("systemd was not told %s: %v", lists.Quote(state), err))
 	}
 }
 

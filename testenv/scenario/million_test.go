@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -30,6 +31,11 @@ func TestMillion(t *testing.T) {
 	began := time.Now()
 	r.must(r.daemon.Start())
 	t.Logf("from start to enforcing %d entries: %v", million, time.Since(began).Round(10*time.Millisecond))
+	if said := r.daemon.Said(); !slices.Contains(said, "STATUS=reading lists") || !slices.ContainsFunc(said, func(s string) bool {
+		return strings.HasPrefix(s, "STATUS=filling kernel maps: ") && strings.HasSuffix(s, " of 1000001")
+	}) {
+		t.Errorf("while it started it said %q", said)
+	}
 	if took := time.Since(began); took > 15*time.Second {
 		t.Errorf("the start took %v", took)
 	}
