@@ -37,8 +37,7 @@ func (m *Maps) Apply(generation uint64, rules []compile.Rule) error {
 }
 
 func (m *Maps) applyRules(rules []compile.Rule) error {
-	m.changing()
-	defer m.changing()
+	defer m.changing()()
 	addToIndexes, err := m.removeFromIndexes(rules)
 	if err != nil {
 		return err

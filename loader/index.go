@@ -136,15 +136,22 @@ func (m *Maps) rebuild() error {
 
 // switchIndex makes a new index the one that is read, and frees the old one.
 func (m *Maps) switchIndex(flip func() (after func() error)) error {
-	m.changing()
+	done := m.changing()
 	after := flip()
-	m.changing()
+	done()
 	waitForReaders()
 	return after()
 }
 
-// changing marks the beginning of a change that a self-check must not judge, and its end.
-func (m *Maps) changing() { atomic.AddUint32(&m.words.Changes, 1) }
+// changing marks the beginning of a change that a self-check must not judge; done marks its end.
+func (m *Maps) changing() (done func()) { return makeOdd(&m.words.Changes) }
+
+// makeOdd makes a word odd and returns what makes it even again. It is odd already if a process died in between.
+func makeOdd(word *uint32) (makeEven func()) {
+	n := atomic.LoadUint32(word) | 1
+	atomic.StoreUint32(word, n)
+	return func() { atomic.StoreUint32(word, n+1) }
+}
 
 // disown forgets what another process has put its own in the place of.
 func (m *Maps) disown() {

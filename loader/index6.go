@@ -84,10 +84,8 @@ func (b *newIndex6) finish() (flip func() (after func() error), err error) {
 
 // write6 keeps readers off the IPv6 index meanwhile: whoever reads it then asks the tries.
 func (m *Maps) write6(f func()) {
-	n := atomic.LoadUint32(&m.words.Changes6) | 1 // it is odd already if a process died in here
-	atomic.StoreUint32(&m.words.Changes6, n)
+	defer makeOdd(&m.words.Changes6)()
 	f()
-	atomic.StoreUint32(&m.words.Changes6, n+1)
 }
 
 // rebuild6 makes the IPv6 index anew.

@@ -96,6 +96,7 @@ func TestIndex6AfterADeath(t *testing.T) {
 	list := cells{"2001:db8::/32": drop}
 	replace(t, m, 1, list)
 	atomic.AddUint32(&m.words.Changes6, 1)
+	atomic.AddUint32(&m.words.Changes, 1)
 	must(t, m.sides[m.words.active()].v6.remove(keysOf(list))) // so it shows who is asked
 	if j.drops(t, netip.MustParseAddr("2001:db8::1")) {
 		t.Error("an index that is being written was read")
@@ -106,6 +107,9 @@ func TestIndex6AfterADeath(t *testing.T) {
 		must(t, m.sides[m.words.active()].v6.remove(keysOf(list)))
 		if !j.drops(t, netip.MustParseAddr("2001:db8::1")) {
 			t.Error("after a replacement the index is not read")
+		}
+		if n := atomic.LoadUint32(&m.words.Changes); n%2 != 0 {
+			t.Errorf("after a replacement the self-check believes in a change: %d", n)
 		}
 	}
 }

@@ -50,10 +50,10 @@ func (m *Maps) Replace(ctx context.Context, generation uint64, cells iter.Seq2[n
 		}
 		return fmt.Errorf("fill idle tries: %w", err)
 	}
-	m.changing()
+	done := m.changing()
 	atomic.StoreUint32(&m.words.Active, uint32(idle))
 	freeOld := flip()
-	m.changing()
+	done()
 	m.note()
 	m.renew(nil)
 	atomic.StoreUint64(&m.words.Generation, generation)
