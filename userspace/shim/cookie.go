@@ -23,6 +23,7 @@ func (w *work) cookieLine(line string) {
 		eq := strings.IndexByte(pair, '=')
 		switch {
 		case eq < 0:
+			w.cookieWanted(pair) // for some backends it is there, with an empty value
 		case quotes && (strings.IndexByte(pair, '"') >= 0 || strings.IndexByte(pair, ',') >= 0),
 			strings.IndexByte(pair, ' ') >= 0 || strings.IndexByte(pair, '\t') >= 0:
 			w.oddPair(line, start, end)

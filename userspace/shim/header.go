@@ -244,6 +244,7 @@ func (w *work) authorization(line string, alone bool) {
 		default:
 			bearer = strings.EqualFold(scheme, "Bearer")
 		}
+		w.occurs(groupToken)
 		plain := alone && bearer && len(part) == len(line) && len(line) == len("Bearer ")+len(rest)
 		w.tokenValue(rest, bearer, false, plain && isPlain(rest))
 	}
@@ -261,7 +262,6 @@ func (w *work) tokenValue(v string, bearer, decode, plain bool) {
 		w.refuse(tooLarge("too many tokens"))
 		return
 	}
-	w.occurs(groupToken)
 	if bearer {
 		if w.hasToken = true; w.token == "" {
 			w.token = v

@@ -29,15 +29,15 @@ func (w *work) parameter(pair string, plain bool) {
 		w.refuse(tooLarge("too many query parameters"))
 		return
 	}
-	eq := strings.IndexByte(pair, '=')
-	if eq <= 0 {
+	name, value, _ := strings.Cut(pair, "=")
+	if name == "" {
 		return
 	}
-	name, value := pair[:eq], pair[eq+1:]
 	w.folded = w.speller.foldEncoded(w.folded[:0], name)
 	tag := w.index.name(textOf(w.folded))
 	plain = plain && isUnreserved(value)
 	if string(w.folded) == "access-token" {
+		w.occurs(groupToken)
 		w.from("query", name)
 		w.tokenValue(value, true, true, plain && name == "access_token")
 	}

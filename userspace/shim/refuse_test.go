@@ -6,6 +6,7 @@ import (
 	"net/url"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/portcullis/portcullis/lists"
 	"github.com/portcullis/portcullis/userspace/apis"
@@ -222,5 +223,42 @@ func TestDetect(t *testing.T) {
 	found = true
 	if d := ask(); d.Verdict != Refuse || d.Reason != Detected || d.Answer.Status != 404 || d.Source != lists.Decoy {
 		t.Errorf("%+v", d)
+	}
+}
+
+// TestWorstCases: what takes longest to read takes bounded time.
+func TestWorstCases(t *testing.T) {
+	s := newShim(t, l7, []*apis.API{root()}, black(lists.KindCookie, "JSESSIONID", "x"), black(lists.KindToken, "", badJWT),
+		black(lists.KindAPIKey, "X-API-KEY", "x"), black(lists.KindUsername, "", "x"), white(lists.KindCookie, "JSESSIONID", "y"))
+	fill := func(s string, n int) string { return strings.Repeat(s, n/len(s)) }
+	const h, q = MaxHeaderBytes - 100, MaxQueryBytes
+	for _, c := range []struct{ name, value, query string }{
+		{"Cookie", fill("=", h), ""}, {"Cookie", fill("a=", h), ""}, {"Cookie", fill(" a", h), ""}, {"Cookie", fill(`"=`, h), ""},
+		{"Cookie", fill("JSESSIONID=", h), ""}, {"Cookie", fill("JSESSIONID=,", h), ""}, {"Cookie", fill(` JSESSIONID="a`, h), ""},
+		{"Cookie", "JSESSIONID=" + fill(`%u0041\"é+`, h), ""}, {"Cookie", fill(";", h), ""}, {"Cookie", fill("JSESSIONID;", h), ""},
+		{"Cookie", fill("%4aSESSIONID=%41;", h), ""},
+		{"Authorization", "Bearer " + fill("a ", h), ""}, {"Authorization", fill(",", h), ""}, {"Authorization", "Basic " + fill("w6k6", h), ""},
+		{"Authorization", "Bearer e30." + fill("WyJb", h) + ".x", ""}, {"Authorization", "Bearer " + fill("eyJ.", h), ""},
+		{"X-Api-Key", fill("a,", h), ""}, {"X-Api-Key", fill(`"\`, h), ""}, {"X-User", fill("é,", h), ""},
+		{"X-Forwarded-For", fill("1.1.1.1,", h), ""}, {fill("a-", h), "x", ""},
+		{"A", "b", fill("api_key=x&", q)}, {"A", "b", fill("api_key=%41,%42;", q)}, {"A", "b", "api_key=" + fill("%u0041+", q-10)},
+		{"A", "b", fill(";", q)}, {"A", "b", fill("access_token=a;", q)}, {"A", "b", fill("%41", q)},
+	} {
+		r := get("/")
+		r.Header[c.name], r.URL.RawQuery = []string{c.value}, c.query
+		start := processorTime()
+		d := s.Decide(r)
+		if took := processorTime() - start; took > 100*time.Millisecond {
+			t.Errorf("%.20s: %.20s, query %.20s: %v takes %v", c.name, c.value, c.query, d.Reason, took)
+		}
+	}
+	for _, path := range []string{fill("/", MaxPathBytes), fill("/..", MaxPathBytes), fill("/%2e;a", MaxPathBytes-10), fill("/a", MaxPathBytes)} {
+		r := get("/")
+		r.URL.Path, r.URL.RawPath = path, path
+		start := processorTime()
+		d := s.Decide(r)
+		if took := processorTime() - start; took > 100*time.Millisecond {
+			t.Errorf("path %.20s: %v takes %v", path, d.Reason, took)
+		}
 	}
 }

@@ -28,11 +28,12 @@ func (s *Shim) newRules(set *apis.Set) *rules {
 	s.rings.begin()
 	defer s.rings.end()
 	r := &rules{set: set, plans: make(map[*apis.API]*plan)}
+	var sp speller
 	hash := func(name string) (uint64, string) {
 		if name == "" {
 			return 0, ""
 		}
-		folded := string(foldName(nil, name))
+		folded := string(sp.foldEncoded(nil, name))
 		return s.writer.name(folded), folded
 	}
 	for api := range set.All() {

@@ -205,6 +205,9 @@ func (p *speller) foldEncoded(to []byte, name string) []byte {
 	if encoded(name) {
 		p.b = percentDecode(p.b[:0], name, false)
 		name = textOf(p.b)
+		for name != "" && name[0] == '+' { // a leading space, which does not count
+			name = name[1:]
+		}
 	}
 	return foldName(to, name)
 }
