@@ -22,6 +22,7 @@ func (m *Maps) Apply(generation uint64, rules []compile.Rule) error {
 	m.writing.Lock()
 	defer m.writing.Unlock()
 
+	m.unsure = true
 	after, err := m.checkRoom(rules)
 	if err != nil {
 		return err
@@ -30,7 +31,7 @@ func (m *Maps) Apply(generation uint64, rules []compile.Rule) error {
 	if err := m.applyRules(rules); err != nil {
 		return fmt.Errorf("apply lists to kernel: %w", err)
 	}
-	m.held = after
+	m.held, m.unsure = after, false
 	atomic.StoreUint64(&m.words.Generation, generation)
 	m.makeRoom()
 	return nil

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
@@ -30,27 +29,22 @@ type remembered struct {
 	Attachment
 	attached bool   // it has been, and has not been renamed since: then Detach may have taken it
 	failed   device // as it was when attaching failed
-	// While it stays so, attaching is tried again at this time, twice as long after each failure.
-	again   time.Time
-	patient time.Duration
+	again    retry  // while it stays so
 }
 
 // refused notes a failure of attaching to the device as it was then.
 func (r *remembered) refused(d device, err error) {
 	if d != r.failed {
-		r.patient = firstRetry
+		r.again = retry{}
+		r.again.wait()
 	}
 	r.Err, r.failed = err, d
-	r.again = time.Now().Add(r.patient)
-	r.patient = min(2*r.patient, lastRetry)
 }
 
 // resting reports whether nothing is to be tried at the device now.
 func (r *remembered) resting(d device) bool {
-	return r.Err != nil && r.failed == d && (r.Mode != "" || time.Now().Before(r.again))
+	return r.Err != nil && r.failed == d && (r.Mode != "" || !r.again.due())
 }
-
-const firstRetry, lastRetry = time.Second, 32 * time.Second
 
 // Attach puts the program of this build on the interface, pinned: by link.Update if a link of ours is pinned for
 // it, so that no packet in between is unjudged, else by attaching in the order of Options.Mode. An update keeps

@@ -120,7 +120,9 @@ func (m *Maps) makeRoom() {
 
 func (m *Maps) rebuild() error {
 	b := m.beginIndex()
-	b.filling.Expect(m.index.x.Hosts())
+	if m.index.x != nil {
+		b.filling.Expect(m.index.x.Hosts())
+	}
 	for p, c := range m.index.table.All() {
 		if !p.Addr().Is4() {
 			break
@@ -132,6 +134,54 @@ func (m *Maps) rebuild() error {
 		return err
 	}
 	return m.switchIndex(flip)
+}
+
+// mendIndexes makes an index that could not be made before: the memory for it may be there now.
+func (m *Maps) mendIndexes() {
+	four, six := m.index.x == nil, m.index6.x == nil && loadsInOrder
+	if !four && !six {
+		m.mend = retry{}
+		return
+	}
+	if m.lookup == LookupLPM || m.unsure || m.index.table == nil || !m.mend.due() {
+		return
+	}
+	if four {
+		if err := m.rebuild(); err != nil {
+			m.log.Warn("old index is not freed yet", "error", err)
+		}
+	}
+	if six {
+		if err := m.rebuild6(); err != nil {
+			m.log.Warn("old IPv6 index is not freed yet", "error", err)
+		}
+	}
+	m.note()
+	m.renew(m.index.table)
+}
+
+// retry tells when to try again what failed: after 1 s, 2 s, and so on up to 32 s. The zero value begins.
+type retry struct {
+	at       time.Time
+	patience time.Duration
+}
+
+// due reports whether to try now, and then counts the try.
+func (r *retry) due() bool {
+	if r.patience == 0 {
+		r.wait()
+		return false
+	}
+	if time.Now().Before(r.at) {
+		return false
+	}
+	r.wait()
+	return true
+}
+
+func (r *retry) wait() {
+	r.patience = min(max(time.Second, 2*r.patience), 32*time.Second)
+	r.at = time.Now().Add(r.patience)
 }
 
 // switchIndex makes a new index the one that is read, and frees the old one.
@@ -159,14 +209,14 @@ func (m *Maps) disown() {
 		multiply, _ := n.x.Mixer() // as good as a name: drawn at random
 		if side := n.space.side; m.words.index() != side || m.words.Sides[side].Multiply != multiply {
 			n.space.free()
-			n.x, n.space = nil, nil
+			n.x, n.space, m.unsure = nil, nil, true
 			m.note()
 		}
 	}
 	if n := &m.index6; n.x != nil {
 		if side := n.space.side; m.words.index6() != side || m.words.Sides6[side].Multiply != n.x.Mixer().Multiply {
 			n.space.free()
-			n.x, n.space = nil, nil
+			n.x, n.space, m.unsure = nil, nil, true
 			m.note()
 		}
 	}
@@ -223,6 +273,7 @@ func (m *Maps) Renew() error {
 	m.writing.Lock()
 	defer m.writing.Unlock()
 	m.renew(m.index.table)
+	m.mendIndexes()
 	m.drain()
 	return nil
 }

@@ -45,7 +45,10 @@ type Maps struct {
 	writing sync.Mutex // Replace, Apply, Renew
 	index   index
 	index6  index6
-	held    [2]int // prefixes in the active tries, v4 and v6; -1: not known
+	// unsure: the table of Follow may not be what the tries hold. Then no index is made from it.
+	unsure bool
+	mend   retry
+	held   [2]int // prefixes in the active tries, v4 and v6; -1: not known
 	// draining: so many more times a second must something be done for the kernel to free what Replace emptied.
 	draining int
 	drained  time.Time // when that was last done
@@ -73,7 +76,7 @@ func OpenMaps(o Options) (*Maps, error) {
 
 // openPinned opens the maps that are pinned in from, the pin directory or its staging directory.
 func openPinned(dir pinDir, from string, o Options) (_ *Maps, err error) {
-	m := &Maps{dir: dir, boot: o.Boot, log: o.Logger, lookup: o.Lookup, exact: o.Accounting == AccountingExact, held: [2]int{-1, -1}, open: true}
+	m := &Maps{dir: dir, boot: o.Boot, log: o.Logger, lookup: o.Lookup, exact: o.Accounting == AccountingExact, held: [2]int{-1, -1}, unsure: true, open: true}
 	defer func() {
 		if err != nil {
 			_ = m.Close()

@@ -32,7 +32,7 @@ func (m *Maps) Replace(ctx context.Context, generation uint64, cells iter.Seq2[n
 
 	old := m.words.active()
 	idle := 1 - old
-	m.draining = 0
+	m.draining, m.unsure = 0, true
 	if err := m.sides[idle].empty(ctx); err != nil { // a daemon killed in the middle left it so
 		return fmt.Errorf("empty idle tries: %w", err)
 	}
@@ -57,7 +57,7 @@ func (m *Maps) Replace(ctx context.Context, generation uint64, cells iter.Seq2[n
 	m.note()
 	m.renew(nil)
 	atomic.StoreUint64(&m.words.Generation, generation)
-	m.held = [2]int{len(f.keys4), len(f.keys6)}
+	m.held, m.unsure = [2]int{len(f.keys4), len(f.keys6)}, false
 
 	waitForReaders()
 	if err := freeOld(); err != nil {
