@@ -386,7 +386,8 @@ func nodeCommands() []*command {
 			short: "Show the state of the node; needs no login",
 			long: []string{"Rows of name and value, split at the first colon. A degraded state is said on standard error, " +
 				"and so is what should be mended, one warning: line each; the exit code stays 0 as long as a daemon answers.",
-				"http/ws and https/wss are disabled: this version judges packets only. ssl in the abs row: ABS is never called without TLS."}},
+				"mode is sideband where gateways ask and inline otherwise; http/ws and https/wss are the ports where clients or gateways come, disabled where only packets are judged. " +
+					"ssl in the abs row: ABS is never called without TLS."}},
 		{name: "why", group: groupNode, flags: append([]string{"http", "header", "request", "from"}, viewFlags...), run: runWhy,
 			args:  []arg{{name: "ADDRESS", repeat: true, help: "an IP address; -: those on standard input, one a line; with --http: a URL, or a file with the request, -: on standard input"}},
 			short: "Say what happens to packets of an address, or to an HTTP request, and why",
