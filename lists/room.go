@@ -42,8 +42,17 @@ func (id ID) Class() Class {
 	return ClassIPv6
 }
 
-// LenClass counts the different identifiers of a class on one list, at no cost.
-func (s *Snapshot) LenClass(l List, c Class) int {
+// placeBytes is how much of a value one place holds.
+const placeBytes = 512
+
+// Places is how many places an identifier takes of the room of its class: one, or if it is longer than 512 bytes one for
+// each 512 bytes begun, so that a bound on places bounds memory too.
+func (id ID) Places() int { return max(1, (len(id.Value)+placeBytes-1)/placeBytes) }
+
+func (r *record) places() int { return ID{Value: r.value}.Places() }
+
+// Places counts the places that the different identifiers of a class take on one list, at no cost.
+func (s *Snapshot) Places(l List, c Class) int {
 	if t := s.table(l); t != nil {
 		return t.byFamily[c.form()]
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 )
@@ -68,9 +69,29 @@ func TestExpendable(t *testing.T) {
 				}
 			}
 		}
-		if got := s.LenClass(Blacklist, c); got != count[c] {
+		if got := s.Places(Blacklist, c); got != count[c] {
 			t.Errorf("%d of %s, want %d", got, c, count[c])
 		}
+	}
+	long := NewBuilder(s)
+	for i, n := range []int{1, 512, 513, 8192} {
+		e := Entry{Key: Key{List: Blacklist, Source: Manual, ID: ID{Kind: KindToken, Value: strings.Repeat("x", n)}}}
+		want := []int{1, 1, 2, 16}[i]
+		before := long.table(Blacklist).byFamily[formText]
+		long.Put(e)
+		if e.Source = ABS; i == 3 {
+			long.Put(e) // another source of the same
+		}
+		if got := long.table(Blacklist).byFamily[formText] - before; got != want || e.ID.Places() != want {
+			t.Errorf("%d bytes take %d places, by themselves %d; want %d", n, got, e.ID.Places(), want)
+		}
+	}
+	last := Key{List: Blacklist, Source: Manual, ID: ID{Kind: KindToken, Value: strings.Repeat("x", 8192)}}
+	long.Delete(last)
+	last.Source = ABS
+	long.Delete(last)
+	if got := long.Snapshot(2).Places(Blacklist, ClassIdentifier); got != count[ClassIdentifier]+4 {
+		t.Errorf("%d places after the longest went, want %d", got, count[ClassIdentifier]+4)
 	}
 	pack := &Pack{}
 	if err := pack.Add(Entry{Key: Key{List: Blacklist, Source: Manual, ID: ID{Kind: KindIP, Value: "10.0.0.1"}}}); err != nil {

@@ -20,7 +20,7 @@ type table struct {
 	depth    uint8 // len(dir) is 1<<depth
 	live     int
 	bySource [numSources]int
-	byFamily [form6 + 1]int // distinct IP identifiers of form4 and form6
+	byFamily [form6 + 1]int // places of distinct identifiers; those of form4 and form6 take one each
 }
 
 // Leaf sizes: with the word in front, a page and its header fill an allocation of 16 KiB.
@@ -217,7 +217,7 @@ func (e *editor) add(hash uint32, r record, others bool) {
 	e.live++
 	e.bySource[r.source]++
 	if !others {
-		e.byFamily[r.form]++
+		e.byFamily[r.form] += r.places()
 	}
 	e.index(hash, slot)
 }
@@ -228,7 +228,7 @@ func (e *editor) remove(hash uint32, slot int, others bool) {
 	e.live--
 	e.bySource[r.source]--
 	if !others {
-		e.byFamily[r.form]--
+		e.byFamily[r.form] -= r.places()
 	}
 	pg := e.page(slot / pageLen)
 	pg.write(slot%pageLen, record{})

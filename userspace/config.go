@@ -39,7 +39,8 @@ type Config struct {
 	TrustedProxies []string `toml:"trusted_proxies"`
 	// Capacity bounds the IP prefixes of each family that are listed, and that the kernel maps take.
 	Capacity uint32 `toml:"capacity"`
-	// IdentifierCapacity bounds the cookies, tokens, API keys and user names that are listed, together.
+	// IdentifierCapacity bounds the cookies, tokens, API keys and user names that are listed, together; a long one counts
+	// once for each 512 bytes.
 	IdentifierCapacity uint32 `toml:"identifier_capacity"`
 
 	// IPEnforcement says who acts on listed addresses: kernel, l7 or both; "": everything there is.
@@ -77,7 +78,7 @@ func DefaultConfig() Config {
 		PinDir:     "/sys/fs/bpf/portcullis",
 		Capacity:   16 << 20,
 
-		IdentifierCapacity: 2 << 20,
+		IdentifierCapacity: 1 << 20,
 	}
 }
 

@@ -17,7 +17,7 @@ const alarmPercent = 80
 // place is how much room the identifiers of a class have.
 type place struct {
 	class    lists.Class
-	entries  int // of both lists, each identifier once
+	entries  int // places that those of both lists take, each identifier counting once
 	reserved int // for protected addresses
 	limit    int
 	key      string // of the configuration
@@ -36,13 +36,21 @@ func (p place) alarming() bool {
 func (p place) what() string {
 	return map[lists.Class]string{
 		lists.ClassIPv4: "IPv4 entries", lists.ClassIPv6: "IPv6 entries",
-		lists.ClassIdentifier: "cookies, tokens, API keys and user names",
+		lists.ClassIdentifier: "places of cookies, tokens, API keys and user names",
 	}[p.class]
+}
+
+// protected names what is reserved, for people.
+func (p place) protected() string {
+	if p.reserved == 0 {
+		return ""
+	}
+	return fmt.Sprintf(" and %d protected addresses", p.reserved)
 }
 
 // place says how much room a class has in a state of the lists.
 func (n *node) place(s *lists.Snapshot, c lists.Class) place {
-	p := place{class: c, entries: s.LenClass(lists.Whitelist, c) + s.LenClass(lists.Blacklist, c), evicted: n.evictor.evicted[c].Load()}
+	p := place{class: c, entries: s.Places(lists.Whitelist, c) + s.Places(lists.Blacklist, c), evicted: n.evictor.evicted[c].Load()}
 	if c == lists.ClassIdentifier {
 		p.limit, p.key = int(n.config.IdentifierCapacity), "identifier_capacity"
 		return p
@@ -91,13 +99,9 @@ func (n *node) checkRoom(b lists.Batch, next *lists.Snapshot, changes []lists.Ch
 		if p.over() <= 0 || !adds(b, changes, c) {
 			continue
 		}
-		protected := ""
-		if p.reserved > 0 {
-			protected = fmt.Sprintf(" and %d protected addresses", p.reserved)
-		}
 		return &control.Error{
 			Code:    control.CodeFailed,
-			Message: fmt.Sprintf("lists are full: %d %s%s do not fit %s = %d", p.entries, p.what(), protected, p.key, p.limit),
+			Message: fmt.Sprintf("lists are full: %d %s%s do not fit %s = %d", p.entries, p.what(), p.protected(), p.key, p.limit),
 			Hint:    fmt.Sprintf("delete entries, or raise %s in the configuration and restart the daemon", p.key),
 		}
 	}
@@ -146,8 +150,8 @@ func (n *node) evict(b lists.Batch, next *lists.Snapshot, changes []lists.Change
 		if over <= 0 || !adds(b, changes, c) {
 			continue
 		}
-		some := n.evictor.pick(next, c, over, b)
-		if len(some) < over {
+		some, freed := n.evictor.pick(next, c, over, b)
+		if freed < over {
 			return nil
 		}
 		keys = append(keys, some...)
@@ -181,16 +185,17 @@ func (e *evictor) follow(b lists.Batch, changes []lists.Change) {
 	}
 }
 
-// pick returns n entries of the class that may go, fewer if there are no more. Those of the batch itself stay.
-func (e *evictor) pick(s *lists.Snapshot, c lists.Class, n int, b lists.Batch) (keys []lists.Key) {
+// pick returns entries of the class that may go, and the places that they free: n or more, fewer if there are no more.
+// Those of the batch itself stay.
+func (e *evictor) pick(s *lists.Snapshot, c lists.Class, n int, b lists.Batch) (keys []lists.Key, freed int) {
 	own := make(map[lists.Key]bool, len(b.Ops))
 	for _, op := range b.Ops {
 		own[op.Entry.Key] = true
 	}
 	from := func(q []lists.Expendable) (left []lists.Expendable) {
-		keys = keys[:0]
+		keys, freed = keys[:0], 0
 		for i, x := range q {
-			if len(keys) == n {
+			if freed >= n {
 				return append(left, q[i:]...)
 			}
 			now, there := s.Get(x.Key)
@@ -199,20 +204,20 @@ func (e *evictor) pick(s *lists.Snapshot, c lists.Class, n int, b lists.Batch) (
 			}
 			left = append(left, x) // it stays until it is seen to be gone: the change may yet fail
 			if !own[x.Key] {
-				keys = append(keys, x.Key)
+				keys, freed = append(keys, x.Key), freed+x.Key.ID.Places()
 			}
 		}
 		return left
 	}
 	e.queues[c] = from(e.queues[c])
-	for ask := n + len(own) + evictAhead; len(keys) < n; ask *= 4 { // some of them cannot go
+	for ask := n + len(own) + evictAhead; freed < n; ask *= 4 { // some of them cannot go
 		all := s.Expendable(c, ask)
 		e.queues[c] = from(all)
 		if len(all) < ask {
 			break
 		}
 	}
-	return keys
+	return keys, freed
 }
 
 // watchRoom logs when the lists grow full, when there is room again, and that entries were evicted.
@@ -245,7 +250,7 @@ func (n *node) watchRoom(ctx context.Context) {
 func (n *node) statusRoom(bad func(string, ...any)) {
 	for _, p := range n.places() {
 		if p.alarming() {
-			bad("capacity: %d of %s = %d places for %s are taken; delete entries or raise it", p.entries+p.reserved, p.key, p.limit, p.what())
+			bad("capacity: %d %s%s, of %s = %d; delete entries or raise it", p.entries, p.what(), p.protected(), p.key, p.limit)
 		}
 	}
 }

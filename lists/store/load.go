@@ -31,7 +31,7 @@ func isDamageAtStart(err error) bool {
 	switch {
 	case isDamage(err):
 		return true
-	case err == nil || errors.Is(err, errNewer) || errors.As(err, &path):
+	case err == nil || errors.Is(err, errNewer) || errors.Is(err, ErrKey) || errors.As(err, &path):
 		return false
 	}
 	switch sqlite.ErrCode(err) {

@@ -256,6 +256,21 @@ func TestKeyLost(t *testing.T) {
 	put(key, right[:keySize-1])
 	refused(Options{Dir: dir}, "31 bytes long instead of 32")
 
+	alone := t.TempDir() // no copy to fall back to
+	for _, name := range []string{"lists.db", "lists.key"} {
+		text, err := os.ReadFile(filepath.Join(dir, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if name == "lists.key" {
+			text = bytes.Repeat([]byte{8}, keySize)
+		}
+		if err := errors.Join(os.MkdirAll(filepath.Join(alone, "snapshots"), 0o700), os.WriteFile(filepath.Join(alone, name), text, 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	refused(Options{Dir: alone}, "are sealed with key "+s.keys.keys.id)
+
 	// Neither is a copy taken for damaged because there is no key to it.
 	damaged := t.TempDir()
 	if err := os.CopyFS(damaged, os.DirFS(dir)); err != nil {

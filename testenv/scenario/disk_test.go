@@ -125,6 +125,35 @@ func TestCorruptDatabase(t *testing.T) {
 	r.reach(r.Another)
 }
 
+// TestLostKey: without the file that secrets are sealed with no daemon starts, and what is blocked stays so.
+func TestLostKey(t *testing.T) {
+	r := start(t)
+	r.cli("add_blacklist", "ip", r.Client.IPv4.String())
+	r.cli("add_blacklist", "token", "hush")
+	r.must(r.daemon.Stop())
+	key := filepath.Join(r.daemon.StateDir, "lists.key")
+	r.must(os.Rename(key, key+".away"))
+	r.must(r.daemon.Launch())
+	select {
+	case <-r.daemon.Done():
+		if log := r.daemon.Log(); r.daemon.ExitCode() == 0 || !strings.Contains(log, "lists are sealed with another key: "+key+" is missing") {
+			t.Errorf("exit code %d: %s", r.daemon.ExitCode(), log)
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("it runs without the key")
+	}
+	r.blocked(r.Client, ipv4...)
+	r.must(os.Rename(key+".away", key))
+	r.must(r.daemon.Start())
+	if out := r.cli("view_blacklist", "manual"); !strings.Contains(out, "type : token, value : hush") {
+		t.Errorf("with the key back:\n%s", out)
+	}
+	if out := r.cli("history"); strings.Contains(out, "hush") || !strings.Contains(out, "token **********#") {
+		t.Errorf("the history shows\n%s", out)
+	}
+	r.blocked(r.Client, ipv4...)
+}
+
 // damage overwrites the middle of every page of the database after the first, and removes the log that could heal it.
 func damage(t *testing.T, dir string) {
 	t.Helper()

@@ -44,7 +44,7 @@ func TestKernelMapIsFull(t *testing.T) {
 	}
 	s, err := r.daemon.Status()
 	r.must(err)
-	if s.Entries["blacklist"] != added+1 || s.Generation.Kernel != s.Generation.Store || len(s.Degraded) != 1 || !strings.HasPrefix(s.Degraded[0], "capacity: 30 of ") {
+	if s.Entries["blacklist"] != added+1 || s.Generation.Kernel != s.Generation.Store || len(s.Degraded) != 1 || !strings.HasPrefix(s.Degraded[0], "capacity: ") {
 		t.Errorf("%d entries, want %d; kernel generation %d, store %d; degraded %q",
 			s.Entries["blacklist"], added+1, s.Generation.Kernel, s.Generation.Store, s.Degraded)
 	}
