@@ -11,7 +11,7 @@ BENCH ?= full
 # What goroutines share, and stays quick under the race detector.
 RACE := ./lists ./lists/store ./userspace/...
 
-.PHONY: help build demo test test-race test-kernels verify generate fuzz gapless faults soak differential bench bench-check bench-l7 bench-l7-check install uninstall clean
+.PHONY: help build demo test test-race test-kernels verify generate fuzz gapless faults soak differential bench bench-check bench-l7 bench-l7-check l7-corpus install uninstall clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -86,6 +86,10 @@ bench-l7-check: ## a short run of it that fails when a ratio is below its floor
 	@.ci/deps bench-l7
 	@go build -o bin/benchl7 ./testenv/benchl7
 	@exec bin/benchl7 -plan check -out ""
+
+l7-corpus: ## send hard requests through us, and through rules for nginx and HAProxy (about 10 s; writes docs/L7-CORPUS.md)
+	@.ci/deps test
+	L7_CORPUS=$(CURDIR)/docs/L7-CORPUS.md go test -count=1 -run TestCorpus ./testenv/gateways
 
 install: build ## install below DESTDIR (default /): binary, cli.sh, man page, completions, unit, configuration
 	@deploy/install.sh

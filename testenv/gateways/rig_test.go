@@ -26,18 +26,28 @@ type rig struct {
 	t        *testing.T
 	dir, bin string
 	config   string
-	backend  *recorder
+	backend  *recorder // nil: the test has one of its own
+	app      string    // where the backend listens
 	daemon   *process
 	// Where the daemon's fronts listen.
-	check, authz, spoe string
+	check, authz, spoe, inline string
 }
 
 // api recognises clients by everything there is.
 const api = `{"api_metadata":{"protocol":"http","url":"/","hostname":"*","cookie":"JSESSIONID","oauth2_access_token":true,
 "apikey_header":"X-API-KEY","apikey_qs":"api_key","username_header":"x-user","enable_blocking":true,
-"servers":[{"host":"127.0.0.1","port":8000}]}}`
+"servers":[{"host":"127.0.0.1","port":%s}]}}`
 
 func newRig(t *testing.T) *rig {
+	t.Helper()
+	b := newRecorder(t)
+	r := newRigWith(t, b.Listener.Addr().String(), api, "")
+	r.backend = b
+	return r
+}
+
+// newRigWith starts a daemon with this API in front of a backend; more is further configuration.
+func newRigWith(t *testing.T, app, api, more string) *rig {
 	t.Helper()
 	bin, err := testenv.Build()
 	if err != nil {
@@ -51,7 +61,7 @@ func newRig(t *testing.T) *rig {
 	if err := os.Chmod(dir, 0o755); err != nil { // gateways give up root
 		t.Fatal(err)
 	}
-	r := &rig{t: t, dir: dir, bin: bin, backend: newRecorder(t)}
+	r := &rig{t: t, dir: dir, bin: bin, app: app}
 	r.check, r.authz, r.spoe = freeAddress(t), freeAddress(t), freeAddress(t)
 	r.config = r.write("portcullis.toml", fmt.Sprintf(`state_dir = %q
 socket = %q
@@ -63,10 +73,10 @@ listen = %q
 listen = %q
 [spoe]
 listen = %q
-`, dir+"/state", dir+"/control.sock", dir+"/pins", r.check, r.authz, r.spoe))
+`, dir+"/state", dir+"/control.sock", dir+"/pins", r.check, r.authz, r.spoe)+more)
 	r.startDaemon()
 	t.Cleanup(func() { r.daemon.kill() })
-	r.cli("update_api", r.write("root.json", api))
+	r.cli("update_api", r.write("root.json", fmt.Sprintf(api, port(app))))
 	return r
 }
 
