@@ -125,7 +125,7 @@ func newFeed6(r *rand.Rand, odds bool) *feed6 {
 // TestIndex6FollowsTheTable changes random lists of nested prefixes, and compares at every edge before, during and
 // after every change.
 func TestIndex6FollowsTheTable(t *testing.T) {
-	rounds, changes := 12, 150
+	rounds, changes := 8, 80
 	if testing.Short() {
 		rounds, changes = 4, 40
 	}
