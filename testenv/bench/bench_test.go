@@ -251,3 +251,10 @@ func TestDocumentIsOfTheRun(t *testing.T) {
 		}
 	}
 }
+
+// TestEmptyChart: a plan without the lists of a chart leaves it empty, and does not draw for ever.
+func TestEmptyChart(t *testing.T) {
+	if s := (chart{title: "nothing"}).svg(); !strings.Contains(s, "nothing") || !strings.HasSuffix(s, "</svg>\n") {
+		t.Errorf("%s", s)
+	}
+}

@@ -71,6 +71,9 @@ type axis struct {
 }
 
 func axisOf(values []float64, start, end float64) axis {
+	if len(values) == 0 { // a plan may have nothing to draw
+		return axis{0, 1, start, end}
+	}
 	a := axis{math.Inf(1), math.Inf(-1), start, end}
 	for _, v := range values {
 		a.low, a.high = min(a.low, math.Floor(math.Log10(v))), max(a.high, math.Ceil(math.Log10(v)))
