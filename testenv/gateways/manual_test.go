@@ -49,7 +49,7 @@ frontend www
 	acl bad url_param(api_key) badquery
 	acl bad http_auth_user badguy
 	acl bad req.hdr(x-user) badguy
-	acl bad http_auth_bearer,jwt_payload_query('$.user') badguy
+	acl bad http_auth_bearer,jwt_payload_query('$.user') -m str badguy
 	http-request deny if bad !good
 	default_backend app
 backend app
