@@ -28,9 +28,10 @@ const (
 	MapRoot6  = portcullisMapRootV6
 	MapChecks = portcullisMapChecks
 
-	MapSources = portcullisMapSources
-	MapSamples = portcullisMapSamples
-	MapSampled = portcullisMapSampled
+	MapPrefixes = portcullisMapPrefixes // key is a KeyV6, IPv4 as ::ffff:a.b.c.d
+	MapSources  = portcullisMapSources
+	MapSamples  = portcullisMapSamples
+	MapSampled  = portcullisMapSampled
 
 	// VarMode is the variable of [ModeLPM] or [ModeIndexed], to be set before load; an unknown mode does not pass the verifier.
 	VarMode = portcullisVarMode
@@ -46,7 +47,7 @@ type (
 	KeyV6   = portcullisLpmKeyV6     // the same
 	Count   = portcullisCount        // value of [MapCounters], one for every possible CPU
 	Check   = portcullisCheck        // value of [MapChecks], one for every possible CPU
-	Hits    = portcullisHits         // part of a Cell, and value of [MapSources], there one for every possible CPU
+	Hits    = portcullisHits         // value of [MapPrefixes], and of [MapSources], there one for every possible CPU
 	Sample  = portcullisSample       // record of [MapSamples]
 	Sampled = portcullisSampleCount  // value of [MapSampled], one for every possible CPU
 )
@@ -64,7 +65,7 @@ const (
 	ModeIndexed = uint32(portcullisLookupModeMODE_INDEXED)
 	// AccountingSampled counts nothing for single entries.
 	AccountingSampled = uint32(portcullisAccountingModeACCOUNTING_SAMPLED)
-	// AccountingExact counts each drop in its cell and by source, and so drops by the tries alone.
+	// AccountingExact counts each drop by prefix and by source, and so drops by the tries alone.
 	AccountingExact = uint32(portcullisAccountingModeACCOUNTING_EXACT)
 )
 

@@ -5,6 +5,8 @@
 
 #include <linux/in6.h>
 
+#include <bpf/bpf_endian.h>
+
 #include "maps.h"
 
 /* A way out: what was decided about a packet, and of which family that is. */
@@ -44,17 +46,54 @@ static __always_inline void count_way(struct count *count, __u64 bytes)
 	count->bytes += bytes;
 }
 
-/* Counts for the entry, where accounting is exact. Cells are shared by all CPUs. */
-static __always_inline void count_entry(struct cell *cell, __u64 bytes)
+/* The key of prefixes for a cell that covers a packet's source. */
+static __always_inline void hits_key(const struct way *way, struct lpm_key_v6 *key)
 {
-	__u32 source = cell->source & (ENTRY_SOURCES - 1);
-	struct hits *hits = bpf_map_lookup_elem(&sources, &source);
+	__u32 length = way->cell->length;
+	__u32 words[4] = {0, 0, bpf_htonl(0xffff), way->source};
 
-	__sync_fetch_and_add(&cell->hits.packets, 1);
-	__sync_fetch_and_add(&cell->hits.bytes, bytes);
-	if (hits) {
-		hits->packets++;
-		hits->bytes += bytes;
+	if (way->six)
+		__builtin_memcpy(words, &way->source6, sizeof(words));
+	else
+		length += 96;
+#pragma unroll
+	for (__u32 i = 0; i < 4; i++) {
+		__u32 left = length > 32 * i ? length - 32 * i : 0;
+
+		if (left < 32)
+			words[i] &= left ? bpf_htonl(~0u << (32 - left)) : 0;
+	}
+	key->prefixlen = length;
+	__builtin_memcpy(key->addr, words, sizeof(key->addr));
+}
+
+/* Counts for the entry, where accounting is exact. All CPUs count for a prefix in one place. */
+static __always_inline void count_entry(const struct way *way, __u64 bytes)
+{
+	__u32 source = way->cell->source & (ENTRY_SOURCES - 1), zero = 0;
+	struct hits *sum = bpf_map_lookup_elem(&sources, &source), *hit;
+	struct lpm_key_v6 key;
+
+	if (sum) {
+		sum->packets++;
+		sum->bytes += bytes;
+	}
+	hits_key(way, &key);
+	hit = bpf_map_lookup_elem(&prefixes, &key);
+	if (!hit) {
+		struct hits none = {};
+
+		bpf_map_update_elem(&prefixes, &key, &none, BPF_NOEXIST); /* another CPU may be first */
+		hit = bpf_map_lookup_elem(&prefixes, &key);
+	}
+	if (hit) {
+		__sync_fetch_and_add(&hit->packets, 1);
+		__sync_fetch_and_add(&hit->bytes, bytes);
+	} else {
+		struct sample_count *n = bpf_map_lookup_elem(&sampled, &zero);
+
+		if (n)
+			n->uncounted++;
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"net/netip"
 	"os"
 	"testing"
 	"time"
@@ -47,6 +48,7 @@ func (k *kernel) sampled(t testing.TB) (sum Sampled) {
 	for _, n := range perCPU {
 		sum.Written += n.Written
 		sum.Lost += n.Lost
+		sum.Uncounted += n.Uncounted
 	}
 	return sum
 }
@@ -169,48 +171,62 @@ func TestSamplesLost(t *testing.T) {
 	}
 }
 
-// TestAccounting: exact, each drop is counted in the cell it is due to and by source, also where an index could drop;
+// hitsKey is the key of a prefix in [MapPrefixes].
+func hitsKey(prefix string) KeyV6 {
+	p := netip.MustParsePrefix(prefix)
+	key := KeyV6{Prefixlen: uint32(p.Bits()), Addr: p.Addr().As16()}
+	if p.Addr().Is4() {
+		key.Prefixlen += 96
+	}
+	return key
+}
+
+// TestAccounting: exact, each drop is counted for the cell it is due to and by source, also where an index could drop;
 // sampled, nothing is.
 func TestAccounting(t *testing.T) {
 	for _, exact := range []bool{false, true} {
 		k := loadMode(t, ModeIndexed, func(s *ebpf.CollectionSpec) error {
+			s.Maps[MapPrefixes].MaxEntries = 4
 			return s.Variables[VarAccounting].Set(map[bool]uint32{true: AccountingExact, false: AccountingSampled}[exact])
 		})
 		x := newTestIndex(t, k, 0)
 		x.code(t, source4, CodeDrop, 0)
-		other := Cell{DropUntil: Never, Source: 3}
-		k.fill(t, 0, entry{"198.51.100.0/24", other}, entry{source4 + "/32", listed}, entry{"198.51.100.8/32", both}, entry{source6 + "/128", listed})
-		for _, f := range [][]byte{
-			ethernet(protoIPv4, plain4), ethernet(protoIPv4, plain4), ethernet(protoIPv4, ipv4("198.51.100.1")),
-			ethernet(protoIPv6, plain6), ethernet(protoIPv6, mappedPlain), ethernet(protoIPv4, ipv4("203.0.113.1")),
-		} {
-			if _, err := k.Programs[ProgEth].Run(&ebpf.RunOptions{Data: f}); err != nil {
-				t.Fatal(err)
-			}
-		}
-		want4 := Hits{Packets: 3, Bytes: uint64(2*len(ethernet(protoIPv4, plain4)) + len(ethernet(protoIPv6, mappedPlain)))}
-		net4 := Hits{Packets: 1, Bytes: uint64(len(ethernet(protoIPv4, plain4)))}
-		want6 := Hits{Packets: 1, Bytes: uint64(len(ethernet(protoIPv6, plain6)))}
-		bySource := map[uint32]Hits{1: {Packets: 4, Bytes: want4.Bytes + want6.Bytes}, 3: net4}
-		if !exact {
-			want4, net4, want6, bySource = Hits{}, Hits{}, Hits{}, nil
-		}
-		var c Cell
-		for _, cell := range []struct {
-			m    string
-			key  any
-			want Hits
+		cell := func(source, length uint8) Cell { return Cell{DropUntil: Never, Source: source, Length: length} }
+		hole := Cell{PassUntil: Never, DropUntil: Never, Source: 1, Length: 32}
+		k.fill(t, 0, entry{"198.51.100.0/22", cell(3, 22)}, entry{source4 + "/32", cell(1, 32)}, entry{"198.51.100.8/32", hole},
+			entry{source6 + "/128", cell(1, 128)}, entry{"2001:db8:8000::/33", cell(4, 33)})
+		want := map[string]Hits{}
+		bySource := map[uint32]Hits{}
+		for _, p := range []struct {
+			packet []byte
+			prefix string // that it is counted for
+			source uint32
 		}{
-			{MapV4A, KeyV4{Prefixlen: 32, Addr: [4]byte{198, 51, 100, 7}}, want4},
-			{MapV4A, KeyV4{Prefixlen: 24, Addr: [4]byte{198, 51, 100}}, net4},
-			{MapV4A, KeyV4{Prefixlen: 32, Addr: [4]byte{198, 51, 100, 8}}, Hits{}},
-			{MapV6A, KeyV6{Prefixlen: 128, Addr: [16]byte{0x20, 1, 0xd, 0xb8, 0, 7, 15: 9}}, want6},
+			{plain4, source4 + "/32", 1}, {plain4, source4 + "/32", 1}, {mappedPlain, source4 + "/32", 1},
+			{ipv4("198.51.100.255"), "198.51.100.0/22", 3}, {ipv4("198.51.100.8"), "", 0}, {ipv4("203.0.113.1"), "", 0},
+			{plain6, source6 + "/128", 1}, {ipv6("2001:db8:ffff::1", 17, 64, udp()...), "2001:db8:8000::/33", 4},
 		} {
-			if err := k.Maps[cell.m].Lookup(cell.key, &c); err != nil {
+			frame := encapsulations[0].wrap(p.packet)
+			if _, err := k.Programs[ProgEth].Run(&ebpf.RunOptions{Data: frame}); err != nil {
 				t.Fatal(err)
 			}
-			if c.Hits != cell.want {
-				t.Errorf("exact %t: %+v has %+v, want %+v", exact, cell.key, c.Hits, cell.want)
+			if exact && p.prefix != "" {
+				h, s := want[p.prefix], bySource[p.source]
+				want[p.prefix] = Hits{Packets: h.Packets + 1, Bytes: h.Bytes + uint64(len(frame))}
+				bySource[p.source] = Hits{Packets: s.Packets + 1, Bytes: s.Bytes + uint64(len(frame))}
+			}
+		}
+		var key KeyV6
+		var h Hits
+		count := 0
+		for all := k.Maps[MapPrefixes].Iterate(); all.Next(&key, &h); count++ {
+		}
+		if count != len(want) {
+			t.Errorf("exact %t: %d prefixes are counted, want %d", exact, count, len(want))
+		}
+		for prefix, w := range want {
+			if err := k.Maps[MapPrefixes].Lookup(hitsKey(prefix), &h); err != nil || h != w {
+				t.Errorf("exact %t: %s has %+v, %v, want %+v", exact, prefix, h, err, w)
 			}
 		}
 		for source := range k.Maps[MapSources].MaxEntries() {
@@ -227,5 +243,19 @@ func TestAccounting(t *testing.T) {
 				t.Errorf("exact %t: source %d has %+v, want %+v", exact, source, sum, bySource[source])
 			}
 		}
+	}
+}
+
+// TestUncounted: a prefix more than there is room for is dropped all the same, and that it was not counted is.
+func TestUncounted(t *testing.T) {
+	k := loadMode(t, ModeLPM, func(s *ebpf.CollectionSpec) error { return s.Variables[VarAccounting].Set(AccountingExact) })
+	k.fill(t, 0, entry{source4 + "/32", Cell{DropUntil: Never, Source: 1, Length: 32}}, entry{"203.0.113.0/24", Cell{DropUntil: Never, Source: 1, Length: 24}})
+	for _, source := range []string{source4, "203.0.113.1", "203.0.113.2"} {
+		if action, err := k.Programs[ProgEth].Run(&ebpf.RunOptions{Data: encapsulations[0].wrap(ipv4(source))}); err != nil || action != xdpDrop {
+			t.Fatal(action, err)
+		}
+	}
+	if n := k.sampled(t); n.Uncounted != 2 {
+		t.Errorf("%+v, want 2 uncounted", n)
 	}
 }

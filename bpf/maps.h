@@ -87,6 +87,15 @@ struct {
 	__type(value, struct check);
 } checks SEC(".maps");
 
+/* What was dropped by prefix, if accounting is exact: user space then makes it larger. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 1);
+	__type(key, struct lpm_key_v6);
+	__type(value, struct hits);
+} prefixes SEC(".maps");
+
 /* What was dropped by source of the entry, if accounting is exact. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);

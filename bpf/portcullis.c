@@ -40,7 +40,7 @@ static __always_inline int leave(struct xdp_md *ctx, const struct control_words 
 	if (way.reason < REASON_DROP_BLACKLISTED)
 		return XDP_PASS;
 	if (accounting == ACCOUNTING_EXACT && way.cell)
-		count_entry(way.cell, bytes);
+		count_entry(&way, bytes);
 	if (count)
 		watch(ctx, words, way, count, bytes, layer3, frags);
 	return XDP_DROP;

@@ -5,7 +5,7 @@
 
 /* Raised whenever a map's layout or meaning changes; a loader refuses pinned maps of another. */
 enum layout {
-	LAYOUT_VERSION = 4,
+	LAYOUT_VERSION = 5,
 };
 
 /* How the source is looked up. The program of an unknown mode does not load: the verifier refuses it. */
@@ -17,7 +17,7 @@ enum lookup_mode {
 /* What is counted for each entry. The program of an unknown accounting does not load. */
 enum accounting_mode {
 	ACCOUNTING_SAMPLED, /* nothing: samples tell */
-	ACCOUNTING_EXACT,   /* every drop, in the cell that it is due to: so the index may not drop */
+	ACCOUNTING_EXACT,   /* every drop, for the cell that it is due to: so the index may not drop */
 };
 
 /* Every way out of the program: one counter each, per CPU, per family. */
@@ -81,11 +81,17 @@ struct cell {
 	unsigned long long drop_until;
 	unsigned char source; /* of the blacklist entry that holds drop_until, as lists.Source */
 	unsigned char flags;  /* enum cell_flag */
-	unsigned char pad[6];
-	struct hits hits; /* dropped on account of the cell, if accounting is exact; atomic additions */
+	unsigned char length; /* of the prefix */
+	unsigned char pad[5];
 };
 
-/* sources: PERCPU_ARRAY of struct hits, what was dropped by the source of the entry, if accounting is exact. */
+/*
+ * prefixes: HASH of struct hits by prefix, IPv4 as ::ffff:a.b.c.d, what was dropped on account of its cell, if
+ * accounting is exact. Not in the cell: the kernel aligns a trie's values to 4 bytes, and an atomic addition across two
+ * cache lines is an error to some machines; and counts outlive a change of the cell.
+ *
+ * sources: PERCPU_ARRAY of struct hits, the same by source of the entry.
+ */
 #define ENTRY_SOURCES 16
 
 /*
@@ -238,7 +244,8 @@ struct sample {
 /* sampled: PERCPU_ARRAY of one. */
 struct sample_count {
 	unsigned long long written;
-	unsigned long long lost; /* nobody made room in the ring */
+	unsigned long long lost;      /* nobody made room in the ring */
+	unsigned long long uncounted; /* drops for whose prefix there is no room */
 };
 
 #endif

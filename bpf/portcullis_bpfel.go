@@ -42,8 +42,8 @@ type portcullisCell struct {
 	DropUntil uint64
 	Source    uint8
 	Flags     uint8
-	Pad       [6]uint8
-	Hits      portcullisHits
+	Length    uint8
+	Pad       [5]uint8
 }
 
 type portcullisCellFlag uint32
@@ -144,7 +144,7 @@ const (
 type portcullisLayout uint32
 
 const (
-	portcullisLayoutLAYOUT_VERSION portcullisLayout = 4
+	portcullisLayoutLAYOUT_VERSION portcullisLayout = 5
 )
 
 type portcullisLine struct {
@@ -208,9 +208,10 @@ type portcullisSample struct {
 }
 
 type portcullisSampleCount struct {
-	_       structs.HostLayout
-	Written uint64
-	Lost    uint64
+	_         structs.HostLayout
+	Written   uint64
+	Lost      uint64
+	Uncounted uint64
 }
 
 type portcullisSampling uint32
@@ -246,6 +247,7 @@ const (
 	portcullisMapLpmV4B       = "lpm_v4_b"
 	portcullisMapLpmV6A       = "lpm_v6_a"
 	portcullisMapLpmV6B       = "lpm_v6_b"
+	portcullisMapPrefixes     = "prefixes"
 	portcullisMapRootV6       = "root_v6"
 	portcullisMapSampled      = "sampled"
 	portcullisMapSamples      = "samples"
@@ -320,6 +322,7 @@ type portcullisMapSpecs struct {
 	LpmV4B   *ebpf.MapSpec `ebpf:"lpm_v4_b"`
 	LpmV6A   *ebpf.MapSpec `ebpf:"lpm_v6_a"`
 	LpmV6B   *ebpf.MapSpec `ebpf:"lpm_v6_b"`
+	Prefixes *ebpf.MapSpec `ebpf:"prefixes"`
 	RootV6   *ebpf.MapSpec `ebpf:"root_v6"`
 	Sampled  *ebpf.MapSpec `ebpf:"sampled"`
 	Samples  *ebpf.MapSpec `ebpf:"samples"`
@@ -364,6 +367,7 @@ type portcullisMaps struct {
 	LpmV4B   *ebpf.Map `ebpf:"lpm_v4_b"`
 	LpmV6A   *ebpf.Map `ebpf:"lpm_v6_a"`
 	LpmV6B   *ebpf.Map `ebpf:"lpm_v6_b"`
+	Prefixes *ebpf.Map `ebpf:"prefixes"`
 	RootV6   *ebpf.Map `ebpf:"root_v6"`
 	Sampled  *ebpf.Map `ebpf:"sampled"`
 	Samples  *ebpf.Map `ebpf:"samples"`
@@ -382,6 +386,7 @@ func (m *portcullisMaps) Close() error {
 		m.LpmV4B,
 		m.LpmV6A,
 		m.LpmV6B,
+		m.Prefixes,
 		m.RootV6,
 		m.Sampled,
 		m.Samples,

@@ -84,7 +84,7 @@ func TestHelpers(t *testing.T) {
 		t.Fatal(err)
 	}
 	whole := []asm.BuiltinFunc{asm.FnMapLookupElem, asm.FnKtimeGetBootNs, asm.FnKtimeGetCoarseNs,
-		asm.FnRingbufReserve, asm.FnRingbufSubmit, asm.FnGetSmpProcessorId}
+		asm.FnRingbufReserve, asm.FnRingbufSubmit, asm.FnGetSmpProcessorId, asm.FnMapUpdateElem}
 	frags := append([]asm.BuiltinFunc{asm.FnXdpLoadBytes, asm.FnXdpGetBuffLen}, whole...)
 	for name, want := range map[string][]asm.BuiltinFunc{ProgEth: whole, ProgL3: whole, ProgEthFrags: frags, ProgL3Frags: frags} {
 		called := map[asm.BuiltinFunc]bool{}

@@ -44,18 +44,18 @@ func (m *Maps) applyRules(rules []compile.Rule) error {
 		return err
 	}
 	s := &m.sides[m.words.active()]
-	for len(rules) > 0 {
+	for left := rules; len(left) > 0; {
 		n := 1
-		for n < len(rules) && n < putBatch && alike(rules[0], rules[n]) {
+		for n < len(left) && n < putBatch && alike(left[0], left[n]) {
 			n++
 		}
-		if err := m.applyAlike(s, rules[:n]); err != nil {
+		if err := m.applyAlike(s, left[:n]); err != nil {
 			return err
 		}
-		rules = rules[n:]
+		left = left[n:]
 	}
 	addToIndexes()
-	return nil
+	return m.forget(rules)
 }
 
 // checkRoom counts what the tries will hold. Puts come before removals, so there must be room for both.
@@ -92,7 +92,7 @@ func alike(a, b compile.Rule) bool {
 }
 
 // applyAlike writes rules that are all of one family, and all puts or all removals.
-func (m *Maps) applyAlike(s *side, rules []compile.Rule) (err error) {
+func (m *Maps) applyAlike(s *side, rules []compile.Rule) error {
 	var keys4 []bpf.KeyV4
 	var keys6 []bpf.KeyV6
 	var cells []bpf.Cell
@@ -104,13 +104,7 @@ func (m *Maps) applyAlike(s *side, rules []compile.Rule) (err error) {
 			keys6 = append(keys6, keyV6(r.Prefix))
 		}
 		if !remove {
-			cell := m.boot.cell(r.Cell)
-			if m.exact && !r.New {
-				if cell.Hits, err = s.hits(r.Prefix); err != nil {
-					return err
-				}
-			}
-			cells = append(cells, cell)
+			cells = append(cells, m.boot.cell(r.Prefix, r.Cell))
 		}
 	}
 	switch {

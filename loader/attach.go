@@ -293,6 +293,9 @@ func (l *Loader) load(pin string, layer3, frags bool) (*ebpf.Program, error) {
 	defer counters.Close()
 	maps := l.maps.shared()
 	maps[bpf.MapCounters] = counters
+	if l.maps.prefixes != nil {
+		maps[bpf.MapPrefixes] = l.maps.prefixes
+	}
 	c, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: maps})
 	if err != nil {
 		return nil, fmt.Errorf("load program %s: %w", name, permission(err))

@@ -26,9 +26,9 @@ func keyV6(p netip.Prefix) bpf.KeyV6 {
 // clock turns wall-clock deadlines into those of the kernel and back.
 type clock func(time.Time) time.Duration
 
-// cell returns what the kernel is to hold for c.
-func (boot clock) cell(c compile.Cell) bpf.Cell {
-	k := bpf.Cell{PassUntil: boot.deadline(c.PassUntil), DropUntil: boot.deadline(c.DropUntil), Source: uint8(c.Source)}
+// cell returns what the kernel is to hold for c at p.
+func (boot clock) cell(p netip.Prefix, c compile.Cell) bpf.Cell {
+	k := bpf.Cell{PassUntil: boot.deadline(c.PassUntil), DropUntil: boot.deadline(c.DropUntil), Source: uint8(c.Source), Length: uint8(p.Bits())}
 	if c.Protected {
 		k.Flags = bpf.CellProtected
 	}

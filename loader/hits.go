@@ -9,6 +9,7 @@ import (
 
 	"github.com/portcullis/portcullis/bpf"
 	"github.com/portcullis/portcullis/lists"
+	"github.com/portcullis/portcullis/loader/compile"
 )
 
 // Accounting is what programs count for entries of the blacklist.
@@ -18,7 +19,7 @@ const (
 	// AccountingSampled counts nothing: [Maps.ReadSamples] tells roughly.
 	AccountingSampled Accounting = "sampled"
 	// AccountingExact counts every drop, by prefix and by source of the entry. Each drop then is looked up in the tries,
-	// as with [LookupLPM]; what passes keeps its speed.
+	// as with [LookupLPM], and its prefix in a hash; what passes keeps its speed.
 	AccountingExact Accounting = "exact"
 )
 
@@ -28,38 +29,108 @@ type Hits struct {
 	Bytes   uint64
 }
 
+// hitsRoom is how many prefixes are counted for at most. Their map takes 16 bytes for each from the start, and about a
+// hundred more for one that has dropped something.
+const hitsRoom = 1 << 20
+
+// openHits makes the map that exact accounting counts in. It is not pinned: counts begin anew with each Loader.
+func (l *Loader) openHits() error {
+	if !l.maps.exact {
+		return nil
+	}
+	spec, err := l.o.spec()
+	if err != nil {
+		return err
+	}
+	if l.maps.prefixes, err = ebpf.NewMap(spec.Maps[bpf.MapPrefixes]); err != nil {
+		return fmt.Errorf("make map of exact counts: %w", permission(err))
+	}
+	return nil
+}
+
 // Hits returns what was dropped on account of a prefix that the tries hold: of packets whose source it contains and no
-// longer prefix in the tries does. Where they do not hold it, that of the longest one that contains it. Zero if accounting
-// is not exact.
+// longer prefix in the tries does. Zero if that is nothing, or accounting is not exact.
 //
-// Counting begins anew with each Replace, so with each start of the daemon. An Apply that changes the prefix carries the
-// count over, but for packets of that very moment.
+// Counting begins with the Loader, and with the prefix being listed; a change of its entries does not end it.
 func (m *Maps) Hits(p netip.Prefix) (Hits, error) {
 	leave, err := m.enter()
 	if err != nil {
 		return Hits{}, err
 	}
 	defer leave()
-	h, err := m.sides[m.words.active()].hits(p)
-	return Hits{Packets: h.Packets, Bytes: h.Bytes}, err
+	if m.prefixes == nil {
+		return Hits{}, nil
+	}
+	var h bpf.Hits
+	switch err := m.prefixes.Lookup(hitsKey(p), &h); {
+	case errors.Is(err, ebpf.ErrKeyNotExist):
+	case err != nil:
+		return Hits{}, fmt.Errorf("read hits of %s: %w", p, err)
+	}
+	return Hits{Packets: h.Packets, Bytes: h.Bytes}, nil
 }
 
-// hits reads those of a prefix.
-func (s *side) hits(p netip.Prefix) (h bpf.Hits, err error) {
-	var c bpf.Cell
+// hitsKey is the key of a prefix, which for IPv4 is that of the mapped addresses.
+func hitsKey(p netip.Prefix) bpf.KeyV6 {
 	p = p.Masked()
+	key := bpf.KeyV6{Prefixlen: uint32(p.Bits()), Addr: p.Addr().As16()}
 	if p.Addr().Is4() {
-		err = patiently(func() error { return s.v4.m.Lookup(keyV4(p), &c) })
+		key.Prefixlen += 96
+	}
+	return key
+}
+
+// forget drops the counts of prefixes that are not listed any more.
+func (m *Maps) forget(rules []compile.Rule) error {
+	for _, r := range rules {
+		if m.prefixes == nil || !r.Remove {
+			continue
+		}
+		if err := m.prefixes.Delete(hitsKey(r.Prefix)); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			return fmt.Errorf("forget hits of %s: %w", r.Prefix, err)
+		}
+	}
+	return nil
+}
+
+// forgetGone does the same after the whole list was replaced. Prefixes whose cell is gone make room for others.
+func (m *Maps) forgetGone() error {
+	if m.prefixes == nil {
+		return nil
+	}
+	var gone []bpf.KeyV6
+	var key bpf.KeyV6
+	var h bpf.Hits
+	s := &m.sides[m.words.active()]
+	all := m.prefixes.Iterate()
+	for all.Next(&key, &h) {
+		if !s.holds(key) {
+			gone = append(gone, key)
+		}
+	}
+	for i := range gone {
+		if err := m.prefixes.Delete(&gone[i]); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			return fmt.Errorf("forget hits: %w", err)
+		}
+	}
+	if err := all.Err(); err != nil && !errors.Is(err, ebpf.ErrIterationAborted) { // aborted: it changed a lot meanwhile
+		return fmt.Errorf("walk hits: %w", err)
+	}
+	return nil
+}
+
+// holds reports whether the tries have a cell for exactly the prefix that a key of hits is of.
+func (s *side) holds(key bpf.KeyV6) bool {
+	var c bpf.Cell
+	var err error
+	length := key.Prefixlen
+	if a := netip.AddrFrom16(key.Addr); a.Is4In6() && length >= 96 {
+		length -= 96
+		err = patiently(func() error { return s.v4.m.Lookup(bpf.KeyV4{Prefixlen: length, Addr: a.Unmap().As4()}, &c) })
 	} else {
-		err = patiently(func() error { return s.v6.m.Lookup(keyV6(p), &c) })
+		err = patiently(func() error { return s.v6.m.Lookup(&key, &c) })
 	}
-	switch {
-	case errors.Is(err, ebpf.ErrKeyNotExist):
-		return h, nil
-	case err != nil:
-		return h, fmt.Errorf("read hits of %s: %w", p, err)
-	}
-	return c.Hits, nil
+	return err == nil && uint32(c.Length) == length
 }
 
 // SourceHits returns what was dropped by the source of the entry that it is due to, since the maps were made. All are zero

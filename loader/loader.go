@@ -115,6 +115,7 @@ func (o Options) spec() (*ebpf.CollectionSpec, error) {
 	accounting := bpf.AccountingSampled
 	if o.Accounting == AccountingExact {
 		accounting = bpf.AccountingExact
+		spec.Maps[bpf.MapPrefixes].MaxEntries = min(o.Capacity, hitsRoom)
 	}
 	if err := spec.Variables[bpf.VarAccounting].Set(accounting); err != nil {
 		return nil, fmt.Errorf("set accounting: %w", err)
@@ -167,6 +168,9 @@ func Open(o Options) (*Loader, error) {
 	if err := l.openMaps(); err != nil {
 		lock.release()
 		return nil, err
+	}
+	if err := l.openHits(); err != nil {
+		return nil, errors.Join(err, l.Close())
 	}
 	return l, nil
 }

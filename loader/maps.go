@@ -30,15 +30,16 @@ type Maps struct {
 	lookup   Lookup
 	exact    bool // accounting
 
-	life    sync.RWMutex // held for reading by every method, for writing by Close
-	open    bool
-	control *ebpf.Map
-	words   *controlWords
-	sides   [2]side // a, b: the active one is words.Active
-	checks  *ebpf.Map
-	sources *ebpf.Map
-	samples *ebpf.Map
-	sampled *ebpf.Map
+	life     sync.RWMutex // held for reading by every method, for writing by Close
+	open     bool
+	control  *ebpf.Map
+	words    *controlWords
+	sides    [2]side // a, b: the active one is words.Active
+	checks   *ebpf.Map
+	sources  *ebpf.Map
+	prefixes *ebpf.Map // of exact accounting, only where a Loader is
+	samples  *ebpf.Map
+	sampled  *ebpf.Map
 
 	watching sync.Mutex // ReadSamples
 
@@ -216,6 +217,9 @@ func (m *Maps) Close() error {
 	m.index.unmap()
 	m.index6.unmap()
 	var errs []error
+	if m.prefixes != nil {
+		errs = append(errs, m.prefixes.Close())
+	}
 	for _, each := range m.shared() {
 		errs = append(errs, each.Close())
 	}

@@ -207,7 +207,7 @@ func TestReplaceEmptiesIdle(t *testing.T) {
 	m := l.Maps()
 	idle := &m.sides[1-m.words.active()]
 	p := netip.MustParsePrefix("10.0.0.66/32")
-	must(t, idle.v4.put([]bpf.KeyV4{keyV4(p)}, []bpf.Cell{m.boot.cell(drop)}))
+	must(t, idle.v4.put([]bpf.KeyV4{keyV4(p)}, []bpf.Cell{m.boot.cell(p, drop)}))
 	replace(t, m, 1, cells{"192.0.2.0/24": drop})
 	if got, found, err := m.Lookup(bad); err != nil || found {
 		t.Errorf("%+v, %v, %v", got, found, err)

@@ -63,6 +63,9 @@ func (m *Maps) Replace(ctx context.Context, generation uint64, cells iter.Seq2[n
 	if err := freeOld(); err != nil {
 		m.log.Warn("old index is not freed yet; the next replacement does", "error", err)
 	}
+	if err := m.forgetGone(); err != nil {
+		m.log.Warn("counts of entries that are gone are kept", "error", err)
+	}
 	if err := m.sides[old].emptyOf(ctx, &f); err == nil {
 		m.draining = drainRounds
 	} else {
@@ -174,7 +177,7 @@ func (f *filler) fill(ctx context.Context, cells iter.Seq2[netip.Prefix, compile
 		} else {
 			f.keys6 = append(f.keys6, keyV6(p))
 		}
-		f.cells = append(f.cells, f.boot.cell(c))
+		f.cells = append(f.cells, f.boot.cell(p, c))
 		if max(len(f.keys4), len(f.keys6)) > f.room {
 			return fmt.Errorf("%w: more than %d prefixes of a family", ErrFull, f.room)
 		}

@@ -155,8 +155,9 @@ func (r *sampleReader) decode(b []byte, booted time.Time) (Sample, bool) {
 	return s, true
 }
 
-// Sampled is how many samples programs have written since the maps were made, and how many found no room.
-type Sampled struct{ Written, Lost uint64 }
+// Sampled is how many samples programs have written since the maps were made, and how many found no room. Uncounted are drops
+// that exact accounting had no room for.
+type Sampled struct{ Written, Lost, Uncounted uint64 }
 
 // Sampled reads it.
 func (m *Maps) Sampled() (sum Sampled, err error) {
@@ -172,6 +173,7 @@ func (m *Maps) Sampled() (sum Sampled, err error) {
 	for _, n := range perCPU {
 		sum.Written += n.Written
 		sum.Lost += n.Lost
+		sum.Uncounted += n.Uncounted
 	}
 	return sum, nil
 }

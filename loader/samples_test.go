@@ -81,14 +81,16 @@ func TestReadSamples(t *testing.T) {
 	}
 }
 
-// TestHits: exact accounting counts by prefix and by source; a change of an entry keeps its count, a replacement does not.
+// TestHits: exact accounting counts by prefix and by source, beyond a change of the entry and a replacement of the list;
+// what is not listed any more is forgotten.
 func TestHits(t *testing.T) {
 	j := newJudged(t, Options{PinDir: pinsFor(t), Accounting: AccountingExact})
 	m := j.l.Maps()
 	decoy := compile.Cell{DropUntil: compile.Never, Source: lists.Decoy}
-	replace(t, m, 2, cells{"10.0.0.0/24": drop, "10.0.0.66/32": decoy})
+	replace(t, m, 2, cells{"10.0.0.0/24": drop, "10.0.0.66/32": decoy, "10.9.0.0/16": drop})
 	j.runs(t, "10.0.0.66", 7)
 	j.runs(t, "10.0.0.67", 3)
+	j.runs(t, "10.9.1.1", 2)
 	j.runs(t, "10.0.1.1", 2)
 	size := uint64(len(j.frames[0]))
 	expect := func(prefix string, packets uint64) {
@@ -100,6 +102,7 @@ func TestHits(t *testing.T) {
 	}
 	expect("10.0.0.66/32", 7)
 	expect("10.0.0.0/24", 3)
+	expect("10.9.0.0/16", 2)
 	expect("10.0.0.0/16", 0)
 	expect("2001:db8::/32", 0)
 
@@ -112,13 +115,20 @@ func TestHits(t *testing.T) {
 	all, err := m.SourceHits()
 	must(t, err)
 	for source, got := range all {
-		want := Hits{Packets: map[lists.Source]uint64{lists.Manual: 3, lists.Decoy: 8}[source]}
+		want := Hits{Packets: map[lists.Source]uint64{lists.Manual: 5, lists.Decoy: 8}[source]}
 		if want.Bytes = want.Packets * size; got != want {
 			t.Errorf("source %s has %+v, want %+v", source, got, want)
 		}
 	}
-	replace(t, m, 4, cells{"10.0.0.66/32": decoy})
-	expect("10.0.0.66/32", 0)
+	replace(t, m, 4, cells{"10.0.0.66/32": decoy, "10.0.0.0/25": drop, "10.9.0.0/16": drop})
+	expect("10.0.0.66/32", 8)
+	expect("10.0.0.0/24", 0) // only a longer one is listed now
+	expect("10.9.0.0/16", 2)
+	must(t, m.Apply(5, []compile.Rule{{Prefix: netip.MustParsePrefix("10.9.0.0/16"), Remove: true}}))
+	expect("10.9.0.0/16", 0)
+	if n, err := m.Sampled(); err != nil || n.Uncounted > 0 {
+		t.Errorf("%+v, %v", n, err)
+	}
 }
 
 // TestIndexSays: the indexes answer, and where one does not know it asks.

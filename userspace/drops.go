@@ -27,7 +27,10 @@ func (n *node) countDrops(s *control.Status, bad func(string, ...any)) {
 	if err != nil {
 		bad("kernel: %s", err)
 	}
-	s.Samples = control.Samples(samples)
+	s.Samples = control.Samples{Written: samples.Written, Lost: samples.Lost}
+	if samples.Uncounted > 0 {
+		bad("kernel: %d dropped packets were not counted for their entries: more of them drop something than there is room to count for", samples.Uncounted)
+	}
 	if !n.exact() {
 		return
 	}

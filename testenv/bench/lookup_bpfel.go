@@ -31,8 +31,8 @@ type lookupCell struct {
 	DropUntil uint64
 	Source    uint8
 	Flags     uint8
-	Pad       [6]uint8
-	Hits      lookupHits
+	Length    uint8
+	Pad       [5]uint8
 }
 
 type lookupCheck struct {
@@ -109,9 +109,10 @@ type lookupLpmKeyV6 struct {
 }
 
 type lookupSampleCount struct {
-	_       structs.HostLayout
-	Written uint64
-	Lost    uint64
+	_         structs.HostLayout
+	Written   uint64
+	Lost      uint64
+	Uncounted uint64
 }
 
 // Names of all BPF objects in the ELF.
@@ -128,6 +129,7 @@ const (
 	lookupMapLpmV4B        = "lpm_v4_b"
 	lookupMapLpmV6A        = "lpm_v6_a"
 	lookupMapLpmV6B        = "lpm_v6_b"
+	lookupMapPrefixes      = "prefixes"
 	lookupMapRing          = "ring"
 	lookupMapRootV6        = "root_v6"
 	lookupMapSampled       = "sampled"
@@ -213,6 +215,7 @@ type lookupMapSpecs struct {
 	LpmV4B   *ebpf.MapSpec `ebpf:"lpm_v4_b"`
 	LpmV6A   *ebpf.MapSpec `ebpf:"lpm_v6_a"`
 	LpmV6B   *ebpf.MapSpec `ebpf:"lpm_v6_b"`
+	Prefixes *ebpf.MapSpec `ebpf:"prefixes"`
 	Ring     *ebpf.MapSpec `ebpf:"ring"`
 	RootV6   *ebpf.MapSpec `ebpf:"root_v6"`
 	Sampled  *ebpf.MapSpec `ebpf:"sampled"`
@@ -264,6 +267,7 @@ type lookupMaps struct {
 	LpmV4B   *ebpf.Map `ebpf:"lpm_v4_b"`
 	LpmV6A   *ebpf.Map `ebpf:"lpm_v6_a"`
 	LpmV6B   *ebpf.Map `ebpf:"lpm_v6_b"`
+	Prefixes *ebpf.Map `ebpf:"prefixes"`
 	Ring     *ebpf.Map `ebpf:"ring"`
 	RootV6   *ebpf.Map `ebpf:"root_v6"`
 	Sampled  *ebpf.Map `ebpf:"sampled"`
@@ -283,6 +287,7 @@ func (m *lookupMaps) Close() error {
 		m.LpmV4B,
 		m.LpmV6A,
 		m.LpmV6B,
+		m.Prefixes,
 		m.Ring,
 		m.RootV6,
 		m.Sampled,

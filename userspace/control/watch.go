@@ -203,7 +203,7 @@ type Hits struct {
 }
 
 type wireHitsAnswer struct {
-	Hits []Hits `json:"hits" doc:"One for each prefix, in order, counted since the kernel's maps were last written as a whole."`
+	Hits []Hits `json:"hits" doc:"One for each prefix, in order, counted since the daemon started or the prefix was listed."`
 }
 
 type hitsInput struct{ Body wirePrefixes }
