@@ -181,7 +181,8 @@ func servers(addresses ...string) (all []apis.Server) {
 type recorder struct {
 	address string
 	answer  func(c net.Conn, head string, in *bufio.Reader) (keep bool)
-	deaf    bool // it keeps nothing; set before it is asked
+	deaf    bool   // it keeps nothing; set before it is asked
+	settle  func() // waits until all that it was sent is read; the proxy must have ended
 
 	mu    sync.Mutex
 	bytes bytes.Buffer
@@ -212,7 +213,8 @@ func newRecorder(t *testing.T, answer func(net.Conn, string, *bufio.Reader) bool
 			all.Go(func() { defer stop(); defer c.Close(); b.serve(c) })
 		}
 	})
-	t.Cleanup(func() { cancel(); l.Close(); all.Wait() })
+	b.settle = func() { l.Close(); all.Wait() }
+	t.Cleanup(func() { cancel(); b.settle() })
 	return b
 }
 

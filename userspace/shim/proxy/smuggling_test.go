@@ -130,13 +130,12 @@ var plainHead = regexp.MustCompile(`^[A-Z]+ [!-~]+ HTTP/1\.1\r\nHost: a\r\n(?:[A
 // TestNothingIsSmuggled sends each input, and after it an honest request on the same connection, to a backend that keeps
 // every byte: what it got is what was judged, one request for one, framed in one way.
 func TestNothingIsSmuggled(t *testing.T) {
-	b := newRecorder(t, nil)
-	r := newRig(t, Options{}, rootAPI(b.address))
 	for _, test := range smuggling {
 		t.Run(test.name, func(t *testing.T) {
-			_, headsBefore, _ := b.got()
-			judgedBefore := len(r.judge.all())
-			c := dialRaw(t, r.plain)
+			t.Parallel()
+			b := newRecorder(t, nil)
+			r := newRig(t, Options{}, rootAPI(b.address))
+			c := r.dial()
 			c.send("%s", test.send)
 			if test.status == 200 {
 				c.send("GET /honest HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
@@ -151,31 +150,41 @@ func TestNothingIsSmuggled(t *testing.T) {
 				t.Errorf("answered %q, close %t", body, a.Close)
 			}
 			_, _ = io.Copy(io.Discard, c.in) // until the proxy ends the connection
-			_, heads, _ := b.got()
-			var reached []string
-			for _, head := range heads[len(headsBefore):] {
-				if !plainHead.MatchString(head) || !framedOnce(head) {
-					t.Errorf("backend got the head %q", head)
-				}
-				words := strings.Fields(head)
-				reached = append(reached, words[0]+" a "+words[1])
-				if words[1] == "/smuggled" {
-					t.Errorf("smuggled: %q", head)
-				}
+			_ = c.Close()
+			if err := r.end(); err != nil {
+				t.Error(err)
 			}
-			judged := r.judge.all()[judgedBefore:]
-			if len(reached) < len(judged) && test.status == 400 {
-				judged = judged[:len(reached)] // judged, and then its body was malformed before the backend was asked
-			}
-			if !slices.Equal(reached, judged) {
-				t.Errorf("backend got %q, judged were %q", reached, judged)
+			b.settle()
+			raw, heads, _ := b.got()
+			checkReached(t, raw, heads, r.judge.all(), test.status != 200)
+			if s := r.p.Stats(); s.BackendErrors != 0 || s.Backends[0].Failures != 0 {
+				t.Errorf("counted against the backend: %+v", s)
 			}
 		})
 	}
-	if s := r.p.Stats(); s.BackendErrors != 0 || s.Backends[0].Failures != 0 {
-		t.Errorf("malformed requests were counted against the backend: %+v", s)
+}
+
+// checkReached compares what a backend got with what was judged. refused: the request was, for its body perhaps, after
+// it was judged and before or after the backend was asked.
+func checkReached(t *testing.T, raw string, heads, judged []string, refused bool) {
+	t.Helper()
+	var reached []string
+	for _, head := range heads {
+		if !plainHead.MatchString(head) || !framedOnce(head) {
+			t.Errorf("backend got the head %q", head)
+		}
+		words := strings.Fields(head)
+		reached = append(reached, words[0]+" a "+words[1])
+		if words[1] == "/smuggled" {
+			t.Errorf("smuggled: %q", head)
+		}
 	}
-	raw, _, _ := b.got()
+	if refused && len(reached) < len(judged) {
+		judged = judged[:len(reached)]
+	}
+	if !slices.Equal(reached, judged) {
+		t.Errorf("backend got %q, judged were %q", reached, judged)
+	}
 	for _, secret := range []string{"Bearer x", "Cookie: s=1"} {
 		if strings.Contains(raw, secret) {
 			t.Errorf("%q reached the backend in a trailer, which is not judged", secret)
