@@ -30,7 +30,7 @@ type contender struct {
 // contenders in the order of the tables.
 func contenders() []contender {
 	return []contender{
-		{ours, inline, "decides about every request, and forwards it", startOurs},
+		{ours, inline, "decides about every request against a million listed identifiers, and forwards it", startOurs},
 		{nginx, inline, "Debian's, one worker, 64 kept connections to the backend, no access log", startNginx},
 		{haproxy, inline, "Debian's, one thread, http-reuse always", startHAProxy},
 		{caddy, inline, "Debian's, GOMAXPROCS=1, reverse_proxy, no access log", startCaddy},

@@ -2,12 +2,12 @@ package proxy
 
 import (
 	"context"
-	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"net/netip"
 	"os"
 	"strconv"
@@ -24,6 +24,7 @@ type logEntry struct {
 	started                   time.Time
 	proto, method, host, path string
 	userAgent                 string
+	keyName, key, username    string // the API key and who the API's header names
 	remote                    netip.Addr
 	judged                    bool
 	status                    int // 0: the client got none
@@ -210,11 +211,49 @@ func (a *accessLog) rotate() error {
 
 func (a *accessLog) rotated(i int) string { return a.o.Path + "." + strconv.Itoa(i) }
 
-// hash is the short keyed hash of an identifier.
+// hash is the short keyed hash of an identifier. Too short to extend, so that the key may simply come first.
 func (a *accessLog) hash(id lists.ID) string {
-	m := hmac.New(sha256.New, a.o.Key)
-	_, _ = m.Write([]byte(id.String()))
-	return hex.EncodeToString(m.Sum(nil))[:hashInLog]
+	var room [512]byte
+	text := append(room[:0], a.o.Key...)
+	text = append(append(text, byte(id.Kind)), id.Name...)
+	text = append(append(text, 0), id.Value...)
+	sum := sha256.Sum256(text)
+	return hex.EncodeToString(sum[:hashInLog/2])
+}
+
+// identifiers appends the short hashes of who a request says it is from, each if there is no doubt which it is.
+func (a *accessLog) identifiers(to []byte, e *logEntry, d *shim.Decision) []byte {
+	token, cookie := d.Credentials()
+	for _, id := range []lists.ID{token, cookie, {Kind: lists.KindAPIKey, Name: e.keyName, Value: e.key}, {Kind: lists.KindUsername, Value: e.username}} {
+		if id.Value != "" {
+			to = appendText(to, id.Kind.String(), a.hash(id))
+		}
+	}
+	return to
+}
+
+// note takes from a judged request what the line says of it.
+func (e *logEntry) note(r *http.Request, d *shim.Decision) {
+	one := func(values []string) string {
+		if len(values) != 1 {
+			return ""
+		}
+		return values[0]
+	}
+	e.userAgent = r.UserAgent()
+	api := d.API
+	if api == nil {
+		return
+	}
+	if api.APIKeyHeader != "" {
+		e.keyName, e.key = api.APIKeyHeader, one(r.Header.Values(api.APIKeyHeader))
+	}
+	if e.key == "" && api.APIKeyQuery != "" && r.URL.RawQuery != "" {
+		e.keyName, e.key = api.APIKeyQuery, one(r.URL.Query()[api.APIKeyQuery])
+	}
+	if api.UsernameHeader != "" {
+		e.username = one(r.Header.Values(api.UsernameHeader))
+	}
 }
 
 // logRequest writes the line of a request over HTTP/1.1.
@@ -224,8 +263,8 @@ func (c *conn) logRequest(w *work) {
 	}
 	e := &w.entry
 	e.started, e.proto, e.method, e.host, e.path, e.remote = w.started, w.proto, w.method, w.host, w.url.Path, c.peer
-	if ua := w.header["User-Agent"]; len(ua) > 0 {
-		e.userAgent = ua[0]
+	if e.judged {
+		e.note(&w.req, &w.d)
 	}
 	c.p.logEntry(e, &w.d)
 }
@@ -281,6 +320,7 @@ func (a *accessLog) line(to []byte, e *logEntry, d *shim.Decision, now time.Time
 			to = appendText(to, "entry", a.hash(d.ID))
 		}
 	}
+	to = a.identifiers(to, e, d)
 	to = append(to, `,"status":`...)
 	to = strconv.AppendInt(to, int64(e.status), 10)
 	to = append(to, `,"bytes":`...)

@@ -23,17 +23,19 @@ import (
 func TestAccessLog(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "access.log")
 	b := newRecorder(t, nil)
-	r := newRig(t, Options{AccessLog: LogOptions{Path: path, Key: bytes.Repeat([]byte("k"), 32)}, TrustedProxies: []netip.Prefix{loopback}}, rootAPI(b.address))
+	api := rootAPI(b.address)
+	api.Cookie, api.OAuth2Token, api.APIKeyHeader, api.UsernameHeader = "session", true, "x-api-key", "X-User"
+	r := newRig(t, Options{AccessLog: LogOptions{Path: path, Key: bytes.Repeat([]byte("k"), 32)}, TrustedProxies: []netip.Prefix{loopback}}, api)
 	r.judge.decide = func(q *http.Request) (shim.Decision, bool) {
 		d := blocked
 		d.API, d.List = rootAPI(), lists.Blacklist
 		d.ID = lists.ID{Kind: lists.KindCookie, Name: "session", Value: "very secret"}
-		return d, q.Header.Get("Cookie") != ""
+		return d, q.URL.Path == "/b"
 	}
 	c := r.dial()
 	c.send("GET /a%%22b?access_token=secret HTTP/1.1\r\nHost: shop.com\r\nUser-Agent: x\"y\\\xff\r\nX-Forwarded-For: 192.0.2.9\r\n\r\n")
 	c.read("GET")
-	c.send("POST /p HTTP/1.1\r\nHost: shop.com\r\nContent-Length: 3\r\n\r\nabc")
+	c.send("POST /p HTTP/1.1\r\nHost: shop.com\r\nContent-Length: 3\r\nCookie: session=s3\r\nAuthorization: Bearer t3\r\nX-API-Key: k3\r\nX-User: u3\r\n\r\nabc")
 	c.read("POST")
 	c.send("GET /b HTTP/1.1\r\nHost: shop.com\r\nCookie: session=very secret\r\n\r\n")
 	c.read("GET")
@@ -45,8 +47,51 @@ func TestAccessLog(t *testing.T) {
 		t.Fatal(err)
 	}
 	a.Body.Close()
-	var got []map[string]any
-	testenv.Eventually(t, patience, "five lines are written", func() error {
+	got := readLines(t, path, 5)
+	for _, one := range got {
+		when, err := time.Parse(time.RFC3339Nano, one["time"].(string))
+		if took := one["us"].(float64); err != nil || time.Since(when).Abs() > time.Hour || took < 0 || took > 1e8 {
+			t.Errorf("line %v: %v", one, err)
+		}
+		delete(one, "time")
+		delete(one, "us")
+	}
+	short := func(kind lists.Kind, name, value string) string {
+		return r.p.access.hash(lists.ID{Kind: kind, Name: name, Value: value})
+	}
+	hash := r.p.access.hash(lists.ID{Kind: lists.KindCookie, Name: "session", Value: "very secret"})
+	line := func(more map[string]any) map[string]any {
+		m := map[string]any{"api": "root", "client": "127.0.0.1", "proto": "HTTP/1.1", "method": "GET", "host": "shop.com",
+			"verdict": "pass", "reason": "not_enforced", "status": 200.0}
+		for k, v := range more {
+			if m[k] = v; v == nil {
+				delete(m, k)
+			}
+		}
+		return m
+	}
+	want := []map[string]any{
+		line(map[string]any{"path": "/a\"b", "client": "192.0.2.9", "peer": "127.0.0.1", "bytes": 32.0, "server": b.address, "user_agent": "x\"y\\\ufffd",
+			"token": short(lists.KindToken, "", "secret")}),
+		line(map[string]any{"path": "/p", "method": "POST", "bytes": 9.0, "server": b.address,
+			"cookie": short(lists.KindCookie, "session", "s3"), "token": short(lists.KindToken, "", "t3"),
+			"api_key": short(lists.KindAPIKey, "x-api-key", "k3"), "username": short(lists.KindUsername, "", "u3")}),
+		line(map[string]any{"path": "/b", "status": 403.0, "verdict": "block", "reason": "blacklisted", "bytes": 19.0, "entry_kind": "cookie", "entry": hash}),
+		line(map[string]any{"api": nil, "path": "", "host": "", "status": 400.0, "verdict": "refuse", "reason": "malformed", "bytes": 24.0}),
+		line(map[string]any{"path": "/h2", "proto": "HTTP/2.0", "host": r.plain, "bytes": 9.0, "server": b.address, "user_agent": "Go-http-client/2.0"}),
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("lines (-want +got):\n%s", diff)
+	}
+	if len(hash) != hashInLog || hash == (&accessLog{o: LogOptions{Key: []byte("other")}}).hash(lists.ID{Kind: lists.KindCookie, Name: "session", Value: "very secret"}) {
+		t.Errorf("hash %q does not depend on the key", hash)
+	}
+}
+
+// readLines waits for so many lines, and fails the test if a secret is among them.
+func readLines(t *testing.T, path string, count int) (got []map[string]any) {
+	t.Helper()
+	testenv.Eventually(t, patience, "the lines are written", func() error {
 		text, err := os.ReadFile(path)
 		if err != nil {
 			return err
@@ -62,43 +107,12 @@ func TestAccessLog(t *testing.T) {
 			}
 			got = append(got, one)
 		}
-		if len(got) != 5 {
-			return fmt.Errorf("%d lines", len(got))
+		if len(got) != count {
+			return fmt.Errorf("%d lines of %d", len(got), count)
 		}
 		return nil
 	})
-	for _, one := range got {
-		when, err := time.Parse(time.RFC3339Nano, one["time"].(string))
-		if took := one["us"].(float64); err != nil || time.Since(when).Abs() > time.Hour || took < 0 || took > 1e8 {
-			t.Errorf("line %v: %v", one, err)
-		}
-		delete(one, "time")
-		delete(one, "us")
-	}
-	hash := r.p.access.hash(lists.ID{Kind: lists.KindCookie, Name: "session", Value: "very secret"})
-	line := func(more map[string]any) map[string]any {
-		m := map[string]any{"api": "root", "client": "127.0.0.1", "proto": "HTTP/1.1", "method": "GET", "host": "shop.com",
-			"verdict": "pass", "reason": "not_enforced", "status": 200.0}
-		for k, v := range more {
-			if m[k] = v; v == nil {
-				delete(m, k)
-			}
-		}
-		return m
-	}
-	want := []map[string]any{
-		line(map[string]any{"path": "/a\"b", "client": "192.0.2.9", "peer": "127.0.0.1", "bytes": 32.0, "server": b.address, "user_agent": "x\"y\\\ufffd"}),
-		line(map[string]any{"path": "/p", "method": "POST", "bytes": 9.0, "server": b.address}),
-		line(map[string]any{"path": "/b", "status": 403.0, "verdict": "block", "reason": "blacklisted", "bytes": 19.0, "entry_kind": "cookie", "entry": hash}),
-		line(map[string]any{"api": nil, "path": "", "host": "", "status": 400.0, "verdict": "refuse", "reason": "malformed", "bytes": 24.0}),
-		line(map[string]any{"path": "/h2", "proto": "HTTP/2.0", "host": r.plain, "bytes": 9.0, "server": b.address, "user_agent": "Go-http-client/2.0"}),
-	}
-	if diff := cmp.Diff(want, got); diff != "" {
-		t.Errorf("lines (-want +got):\n%s", diff)
-	}
-	if len(hash) != hashInLog || hash == (&accessLog{o: LogOptions{Key: []byte("other")}}).hash(lists.ID{Kind: lists.KindCookie, Name: "session", Value: "very secret"}) {
-		t.Errorf("hash %q does not depend on the key", hash)
-	}
+	return got
 }
 
 func TestAccessLogRotatesAndLosesRatherThanWaits(t *testing.T) {

@@ -72,6 +72,7 @@ type work struct {
 	started time.Time
 	entry   logEntry
 	tried   []*server
+	held    bool // Judge.Hold has seen the header: it may be read for a moment after the request
 }
 
 func newWork() *work {
@@ -119,6 +120,9 @@ func (c *conn) answerAll() {
 
 // recycle forgets what the request was, so that nothing holds on to it.
 func (p *Proxy) recycle(w *work) {
+	if w.held {
+		w.header, w.values, w.held = make(http.Header, 32), make([]string, 0, 64), false
+	}
 	clear(w.header)
 	clear(w.values[:cap(w.values)])
 	clear(w.fields[:cap(w.fields)])

@@ -384,6 +384,7 @@ func (x *exchange) flush() error {
 func (x *exchange) hold() {
 	if x.release == nil {
 		c := x.c
+		x.w.held = true
 		x.release = c.p.judge.Hold(x.w.d, func() {
 			c.p.stats.ended.Add(1)
 			c.kill()

@@ -131,8 +131,7 @@ var (
 func (s *h2Server) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	hc := r.Context().Value(h2Key{}).(*h2Conn)
 	hc.streams.Add(1)
-	st := &stream{ResponseWriter: rw, s: s, entry: logEntry{started: s.p.now(), proto: "HTTP/2.0", method: r.Method, host: r.Host, path: r.URL.Path,
-		userAgent: r.UserAgent(), remote: hc.c.peer}}
+	st := &stream{ResponseWriter: rw, s: s, entry: logEntry{started: s.p.now(), proto: "HTTP/2.0", method: r.Method, host: r.Host, path: r.URL.Path, remote: hc.c.peer}}
 	defer func() {
 		s.noteReset(r, hc, st)
 		s.p.logEntry(&st.entry, &st.d)
@@ -146,6 +145,9 @@ func (s *h2Server) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	}
 	st.entry.judged = true
 	st.d = s.p.judge.Decide(r)
+	if s.p.access != nil {
+		st.entry.note(r, &st.d)
+	}
 	s.p.stats.count(st.d)
 	if st.d.Verdict != shim.Pass {
 		st.answer(st.d.Answer)

@@ -179,12 +179,12 @@ func TestRapidResetIsEnded(t *testing.T) {
 			break
 		}
 	}
-	if sent == 100_000 {
-		t.Fatal("the connection lives after 100000 streams that were reset")
-	}
 	r.eventually("the connection is gone, with all its requests", func(s Stats) bool { return s.Connections == 0 && s.Active == 0 })
 	s := r.p.Stats()
-	t.Logf("ended after %d streams: %d judged, %d counted as reset, connections closed for it %d", sent, s.Passed, s.Resets, s.RapidResets)
+	if s.Passed > 20_000 || s.Resets > s.Passed {
+		t.Errorf("counted %+v", s)
+	}
+	t.Logf("ended after at most %d streams: %d judged, %d counted as reset, connections closed for it %d", sent, s.Passed, s.Resets, s.RapidResets)
 }
 
 // TestGRPC: calls and streams, with their trailers, through to a real server, and ended when the client is listed.

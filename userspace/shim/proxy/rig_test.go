@@ -20,6 +20,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/portcullis/portcullis/lists"
 	"github.com/portcullis/portcullis/testenv"
 	"github.com/portcullis/portcullis/userspace/apis"
 	"github.com/portcullis/portcullis/userspace/shim"
@@ -105,6 +106,10 @@ type rig struct {
 // blocked is what the judge says of who is listed.
 var blocked = shim.Decision{Verdict: shim.Block, Reason: shim.Blacklisted, Answer: apis.Answer{Status: 403, Reason: "Unauthorized", Body: "Error: Unauthorized"}}
 
+func noDetector(*http.Request, shim.Seen) (apis.Answer, lists.Source, bool) {
+	return apis.Answer{}, 0, false
+}
+
 // newRig runs a proxy before these APIs, on ports of its own.
 func newRig(t *testing.T, o Options, all ...*apis.API) *rig {
 	t.Helper()
@@ -117,7 +122,7 @@ func newRig(t *testing.T, o Options, all ...*apis.API) *rig {
 
 func newRigOn(t *testing.T, o Options, l Listeners, all ...*apis.API) *rig {
 	t.Helper()
-	r := &rig{t: t, judge: &judge{shim: shim.New(shim.Options{TrustedProxies: o.TrustedProxies}), held: make(map[int]func())}, log: new(lockedBuffer)}
+	r := &rig{t: t, judge: &judge{shim: shim.New(shim.Options{TrustedProxies: o.TrustedProxies, Detect: noDetector}), held: make(map[int]func())}, log: new(lockedBuffer)}
 	o.Logger = slog.New(slog.NewTextHandler(r.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	o.Judge = r.judge
 	if o.Limits.GracefulPeriod == 0 {
