@@ -59,6 +59,17 @@ func (s *Snapshot) Places(l List, c Class) int {
 	return 0
 }
 
+// Lengths counts prefixes by their length.
+type Lengths [129]int32
+
+// Lengths counts the different prefixes of a class on one list, at no cost.
+func (s *Snapshot) Lengths(l List, c Class) Lengths {
+	if t := s.table(l); t != nil && c != ClassIdentifier {
+		return t.lengths[c.form()]
+	}
+	return Lengths{}
+}
+
 // Has reports whether the pack holds an identifier of the class. It looks at every entry if not.
 func (p *Pack) Has(c Class) bool {
 	for _, part := range p.chunks {

@@ -73,6 +73,12 @@ func TestExpendable(t *testing.T) {
 			t.Errorf("%d of %s, want %d", got, c, count[c])
 		}
 	}
+	if l := s.Lengths(Blacklist, ClassIPv4); int(l[32]) != count[ClassIPv4] || l != (Lengths{32: l[32]}) {
+		t.Errorf("%v: want %d of 32", l, count[ClassIPv4])
+	}
+	if l := s.Lengths(Blacklist, ClassIPv6); int(l[48]) != count[ClassIPv6] || l != (Lengths{48: l[48]}) {
+		t.Errorf("%v: want %d of 48", l, count[ClassIPv6])
+	}
 	long := NewBuilder(s)
 	for i, n := range []int{1, 512, 513, 8192} {
 		e := Entry{Key: Key{List: Blacklist, Source: Manual, ID: ID{Kind: KindToken, Value: strings.Repeat("x", n)}}}

@@ -20,6 +20,7 @@ type table struct {
 	depth    uint8 // len(dir) is 1<<depth
 	live     int
 	bySource [numSources]int
+	lengths  [form6 + 1]Lengths
 	byFamily [form6 + 1]int // places of distinct identifiers; those of form4 and form6 take one each
 }
 
@@ -218,6 +219,7 @@ func (e *editor) add(hash uint32, r record, others bool) {
 	e.bySource[r.source]++
 	if !others {
 		e.byFamily[r.form] += r.places()
+		e.lengths[r.form][r.bits]++
 	}
 	e.index(hash, slot)
 }
@@ -229,6 +231,7 @@ func (e *editor) remove(hash uint32, slot int, others bool) {
 	e.bySource[r.source]--
 	if !others {
 		e.byFamily[r.form] -= r.places()
+		e.lengths[r.form][r.bits]--
 	}
 	pg := e.page(slot / pageLen)
 	pg.write(slot%pageLen, record{})

@@ -151,6 +151,49 @@ func TestGuardSideBySide(t *testing.T) {
 	}
 }
 
+// TestWideInTheEnd: what is added one by one adds up too.
+func TestWideInTheEnd(t *testing.T) {
+	for _, tt := range []struct {
+		first   string
+		bits    int
+		allowed int
+		within  string // lies in what is listed by then
+	}{{"0.0.0.0", 8, 64, "9.128.0.0/9"}, {"2a00::", 19, 1 << 14, "2a00::/20"}} {
+		b := lists.NewBuilder(nil)
+		b.Set(lists.DefaultSettings())
+		ask := func(s *lists.Snapshot, e lists.Entry, accept ...string) error {
+			_, err := checkLockOut(control.Request{AcceptRisk: accept, Batch: lists.Batch{Ops: []lists.Operation{add(e)}}}, s, nil, time.Now())
+			return err
+		}
+		all := eachOf(tt.first, tt.bits, tt.allowed+1)
+		for _, p := range all[:tt.allowed-1] {
+			b.Put(blackIP(p.String()))
+		}
+		s := b.Snapshot(1)
+		if err := ask(s, blackIP(all[tt.allowed-1].String())); err != nil {
+			t.Errorf("the %dth /%d: %v", tt.allowed, tt.bits, err)
+		}
+		b = lists.NewBuilder(s)
+		b.Put(blackIP(all[tt.allowed-1].String()))
+		b.Put(blackIP(tt.within)) // counts once
+		s = b.Snapshot(2)
+		one := blackIP(all[tt.allowed].String())
+		wire, _ := errors.AsType[*control.Error](ask(s, one))
+		if wire == nil || !slices.Equal(wire.Risks, []string{riskWide}) || !strings.Contains(wire.Message, "with it the blacklist would cover more than") {
+			t.Errorf("one more: %v", wire)
+		}
+		if err := ask(s, one, riskWide); err != nil {
+			t.Errorf("accepted: %v", err)
+		}
+		host := blackIP(all[tt.allowed].Addr().String())
+		for _, e := range []lists.Entry{host, blackIP(tt.within), blackIP(all[3].String())} {
+			if err := ask(s, e); err != nil {
+				t.Errorf("%s: %v", e.ID, err)
+			}
+		}
+	}
+}
+
 // eachOf are n networks of that length, side by side.
 func eachOf(first string, bits, n int) []netip.Prefix {
 	a := netip.MustParseAddr(first)
