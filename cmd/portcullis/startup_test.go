@@ -1,9 +1,12 @@
 package main
 
 import (
+	"bytes"
 	"fmt"
 	"io"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -64,5 +67,47 @@ func TestStartupWithoutTerminal(t *testing.T) {
 	small.progress("filling kernel maps", 10, barEntries-1)
 	if text.String() != "a line\n" {
 		t.Errorf("a bar for a small list: %q", text.String())
+	}
+}
+
+// TestImportShowsProgress: a bar while a file is read, on a terminal only.
+func TestImportShowsProgress(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "list")
+	if err := os.WriteFile(path, bytes.Repeat([]byte("192.0.2.1\n"), 100_000), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	read := func(to io.Writer) {
+		t.Helper()
+		f, err := os.Open(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		m := &importing{call: &call{streams: &streams{err: to}}, name: "list"}
+		if _, err := io.Copy(io.Discard, m.progress(f)); err != nil {
+			t.Fatal(err)
+		}
+		m.clearBar()
+	}
+	var text strings.Builder
+	if read(&text); text.String() != "" {
+		t.Errorf("a log file gets %q", text.String())
+	}
+	master, slave, err := openTerminal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer master.Close()
+	shown := make(chan string, 1)
+	go func() {
+		text, _ := io.ReadAll(master)
+		shown <- string(text)
+	}()
+	read(slave)
+	if err := slave.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if text := <-shown; !regexp.MustCompile(`reading list +\d+% `).MatchString(text) {
+		t.Errorf("the terminal shows %q", text)
 	}
 }

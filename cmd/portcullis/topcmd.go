@@ -43,6 +43,7 @@ type topView struct {
 	Sources    []sourceRate `json:"sources"`
 	Entries    []entryRate  `json:"entries"` // those that drop the most
 	degraded   []string
+	missing    string // why there are no sources and entries
 }
 
 // topRows is how many entries are shown.
@@ -63,7 +64,7 @@ type topping struct {
 	status *control.Client // needs no login
 	login  *control.Client
 	tally  *tally
-	told   bool // why there are no sources and entries
+	told   bool // that sources and entries are missing
 }
 
 func runTop(c *call) error {
@@ -131,7 +132,7 @@ func (t *topping) view(ctx context.Context, before, now sample) topView {
 	v := topView{Time: now.at.UTC(), Rates: rates(before, now), Sources: []sourceRate{}, Entries: []entryRate{}, degraded: now.status.Degraded}
 	v.Verdicts = verdicts(v.Rates)
 	if err := t.tally.failed(); err != nil {
-		t.explain(err)
+		v.missing = explain(err)
 		return v
 	}
 	v.Accounting = now.status.Accounting
@@ -139,7 +140,7 @@ func (t *topping) view(ctx context.Context, before, now sample) topView {
 	if v.Accounting == "exact" {
 		var err error
 		if entries, err = t.exactEntries(ctx); err != nil {
-			t.explain(err)
+			v.missing = explain(err)
 			return v
 		}
 		sources = sourceRates(before, now)
@@ -162,16 +163,12 @@ func (t *topping) exactEntries(ctx context.Context) ([]entryRate, error) {
 	return t.tally.exact(prefixes, hits, time.Now()), nil
 }
 
-// explain says once why sources and entries are missing.
-func (t *topping) explain(err error) {
-	if t.told || t.onTerminal() { // there it would not stay
-		return
+// explain says why sources and entries are missing.
+func explain(err error) string {
+	if wire, ok := errors.AsType[*control.Error](err); ok {
+		return wire.Message
 	}
-	t.told = true
-	var wire *control.Error
-	if errors.As(err, &wire) {
-		t.note("rates by source and entry are not shown: " + wire.Message)
-	}
+	return err.Error()
 }
 
 // rates compares two samples. Counters that began anew count from nothing.

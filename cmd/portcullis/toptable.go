@@ -9,6 +9,10 @@ import (
 
 // write prints one view, in place of the last one at a terminal.
 func (t *topping) write(v topView, again bool) error {
+	if v.missing != "" && (!t.told || t.onTerminal()) { // there the table wipes it away
+		t.told = true
+		defer t.note("rates by source and entry are not shown: " + v.missing)
+	}
 	if t.json() {
 		return writeJSON(t.out, v)
 	}
