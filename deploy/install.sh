@@ -61,6 +61,7 @@ install_all() {
 	# Beside cli.sh, because cron and other callers have no /usr/local/bin in PATH.
 	ln -sf -- "$binary" "$DESTDIR$ASE_HOME/bin/portcullis"
 	put 0644 "$work/unit" "$unit"
+	put 0644 "$top/deploy/portcullis.socket" "${unit%.service}.socket"
 	put 0644 "$top/deploy/portcullis.toml" "$PREFIX/share/doc/portcullis/portcullis.toml"
 	if [ -e "$DESTDIR$config" ]; then
 		echo "$DESTDIR$config (kept)"
@@ -83,7 +84,7 @@ uninstall_all() {
 		rm -f -- "$DESTDIR$target"
 	done
 	rm -f -- "$DESTDIR$binary" "$DESTDIR$ASE_HOME/bin/cli.sh" "$DESTDIR$ASE_HOME/bin/portcullis" \
-		"$DESTDIR$unit" "$DESTDIR$PREFIX/share/doc/portcullis/portcullis.toml"
+		"$DESTDIR$unit" "$DESTDIR${unit%.service}.socket" "$DESTDIR$PREFIX/share/doc/portcullis/portcullis.toml"
 	rmdir -p -- "$DESTDIR$ASE_HOME/bin" "$DESTDIR$PREFIX/share/doc/portcullis" 2>/dev/null || true
 	reload
 	echo "kept: $DESTDIR/etc/portcullis, $DESTDIR/var/lib/portcullis"

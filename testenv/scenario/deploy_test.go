@@ -64,6 +64,7 @@ func TestInstallAndUninstall(t *testing.T) {
 	want := []string{
 		"-rw-r--r-- /etc/portcullis/portcullis.toml",
 		"-rw-r--r-- /usr/local/lib/systemd/system/portcullis.service",
+		"-rw-r--r-- /usr/local/lib/systemd/system/portcullis.socket",
 		"-rw-r--r-- /usr/local/share/bash-completion/completions/portcullis",
 		"-rw-r--r-- /usr/local/share/doc/portcullis/portcullis.toml",
 		"-rw-r--r-- /usr/local/share/fish/vendor_completions.d/portcullis.fish",
@@ -210,7 +211,7 @@ func permit(t *testing.T, set map[string]bool, word string) {
 	}
 }
 
-// TestUnitIsSound has systemd read the installed unit.
+// TestUnitIsSound has systemd read the installed units.
 func TestUnitIsSound(t *testing.T) {
 	dir := t.TempDir()
 	install(t, dir)
@@ -224,7 +225,7 @@ func TestUnitIsSound(t *testing.T) {
 	if err := os.WriteFile(path, text, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if out, err := exec.Command("systemd-analyze", "verify", "--man=no", path).CombinedOutput(); err != nil || len(out) > 0 {
+	if out, err := exec.Command("systemd-analyze", "verify", "--man=no", path, strings.TrimSuffix(path, "service")+"socket").CombinedOutput(); err != nil || len(out) > 0 {
 		t.Errorf("systemd-analyze verify: %v\n%s", err, out)
 	}
 }

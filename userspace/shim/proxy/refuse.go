@@ -12,7 +12,7 @@ import (
 // Answers of this package's own. The first is the original's.
 var (
 	answerMalformed   = apis.Answer{Status: http.StatusBadRequest, Reason: "Bad Request", Body: "Error: Malformed Request"}
-	answerTooLarge    = apis.Answer{Status: http.StatusRequestHeaderFieldsTooLarge, Reason: "Request Header Fields Too Large", Body: "Error: Request Header Too Large"}
+	answerTooLarge    = apis.Answer{Status: http.StatusRequestHeaderFieldsTooLarge, Reason: "Request Header Fields Too Large", Body: "Error: Request Header Fields Too Large"}
 	answerExpectation = apis.Answer{Status: http.StatusExpectationFailed, Reason: "Expectation Failed", Body: "Error: Unknown Expectation"}
 	answerTimeout     = apis.Answer{Status: http.StatusRequestTimeout, Reason: "Request Timeout", Body: "Error: Request Timeout"}
 	answerNoServer    = apis.Answer{Status: http.StatusServiceUnavailable, Reason: "Service Unavailable", Body: "Error: No Server Configured"}
