@@ -56,8 +56,9 @@ type database struct {
 	file os.FileInfo // of the file under the connection
 	meta meta        // as last read or written
 
-	version  int64 // of the schema
-	keys     *sealer
+	version  int64   // of the schema
+	keys     *sealer // nil: nothing is sealed yet
+	ring     *keyring
 	filters  filters
 	unpacked []unpacked // in this transaction
 }
@@ -286,9 +287,13 @@ func (d *database) readMeta() error {
 	return err
 }
 
-// unlock gives the database the key that its values are sealed with; readMeta must have been called.
+// unlock gives the database the key that its values are sealed with; readMeta must have been called. Where nothing is
+// sealed yet and the disk does not take a new key, the database can be read all the same; see upgrade.
 func (d *database) unlock(r *keyring) (err error) {
-	d.keys, err = r.open(d.meta.keyID)
+	d.ring = r
+	if d.keys, err = r.open(d.meta.keyID); err != nil && !errors.Is(err, ErrKey) && d.version < sealVersion {
+		err = nil
+	}
 	return err
 }
 

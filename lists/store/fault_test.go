@@ -62,9 +62,9 @@ func requireRoot(t *testing.T) {
 	}
 }
 
-// TestDiskFull fills a small filesystem of its own: manual changes are refused and change nothing, automatic blocks
-// hold in memory, and everything works again when there is space.
-func TestDiskFull(t *testing.T) {
+// smallDisk is a filesystem of its own, of 2 MiB.
+func smallDisk(t *testing.T) string {
+	t.Helper()
 	requireRoot(t)
 	dir := t.TempDir()
 	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=2m"); err != nil {
@@ -75,6 +75,13 @@ func TestDiskFull(t *testing.T) {
 			t.Error(err)
 		}
 	})
+	return dir
+}
+
+// TestDiskFull fills a small filesystem of its own: manual changes are refused and change nothing, automatic blocks
+// hold in memory, and everything works again when there is space.
+func TestDiskFull(t *testing.T) {
+	dir := smallDisk(t)
 	s, _ := open(t, Options{Dir: dir})
 	apply(t, s, adds(0, 100, lists.Manual))
 	ballast := filepath.Join(dir, "ballast")

@@ -154,9 +154,9 @@ func TestSealed(t *testing.T) {
 	}
 }
 
-// TestUpgradeSeals opens a database of the version before, with a copy of it: nothing is lost, no secret is left.
-func TestUpgradeSeals(t *testing.T) {
-	dir := t.TempDir()
+// putVersion2 puts a database of the last version that did not seal into a directory, and a copy of it.
+func putVersion2(t *testing.T, dir string) {
+	t.Helper()
 	packed, err := os.Open("testdata/version2.db.gz")
 	if err != nil {
 		t.Fatal(err)
@@ -178,6 +178,12 @@ func TestUpgradeSeals(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+}
+
+// TestUpgradeSeals opens a database of the version before, with a copy of it: nothing is lost, no secret is left.
+func TestUpgradeSeals(t *testing.T) {
+	dir := t.TempDir()
+	putVersion2(t, dir)
 	s, _ := open(t, Options{Dir: dir})
 	fresh, _ := filled(t, Options{})
 	entries, events := undated(t, s)
@@ -211,6 +217,68 @@ func TestUpgradeSeals(t *testing.T) {
 	s, _ = open(t, Options{Dir: dir})
 	if st := s.Status(); st.Degraded != "" {
 		t.Error(st.Degraded)
+	}
+}
+
+// TestUpgradeWithoutKey: where no key file can be made, the lists are there as they are, and no change is taken.
+func TestUpgradeWithoutKey(t *testing.T) {
+	dir := t.TempDir()
+	putVersion2(t, dir)
+	s, _ := open(t, Options{Dir: dir, KeyFile: filepath.Join(dir, "nowhere", "lists.key")})
+	fresh, _ := filled(t, Options{})
+	entries, events := undated(t, s)
+	want, wantEvents := undated(t, fresh)
+	if d := cmp.Diff(want, entries) + cmp.Diff(wantEvents, events); d != "" {
+		t.Error(d)
+	}
+	if st := s.Status(); !strings.Contains(st.LastError, "make key file") || s.db.version != 2 {
+		t.Errorf("version %d, last error %q", s.db.version, st.LastError)
+	}
+	if _, err := s.Apply(context.Background(), adds(0, 1, lists.Manual)); !errors.Is(err, ErrNotDurable) {
+		t.Errorf("a manual add: %v", err)
+	}
+	if err := os.Mkdir(filepath.Join(dir, "nowhere"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	apply(t, s, adds(0, 1, lists.Manual))
+	if s.db.version != schemaVersion {
+		t.Errorf("version %d", s.db.version)
+	}
+}
+
+// TestUpgradeOnFullDisk: where a sealed database finds no room, the lists are enforced as they are, and sealed later.
+func TestUpgradeOnFullDisk(t *testing.T) {
+	dir := smallDisk(t)
+	putVersion2(t, dir)
+	ballast := filepath.Join(dir, "ballast")
+	fill(t, ballast)
+	if info, err := os.Stat(ballast); err != nil || os.Truncate(ballast, info.Size()-64<<10) != nil { // for the files that SQLite makes
+		t.Fatal(info, err)
+	}
+	s, _ := open(t, Options{Dir: dir})
+	fresh, _ := filled(t, Options{})
+	entries, events := undated(t, s)
+	want, wantEvents := undated(t, fresh)
+	if d := cmp.Diff(want, entries) + cmp.Diff(wantEvents, events); d != "" {
+		t.Error(d)
+	}
+	if st := s.Status(); !strings.Contains(st.LastError, "full") || s.db.version != 2 {
+		t.Errorf("version %d, last error %q", s.db.version, st.LastError)
+	}
+	if _, err := s.Apply(context.Background(), adds(0, 1, lists.Manual)); !errors.Is(err, ErrNotDurable) {
+		t.Errorf("a manual add: %v", err)
+	}
+	apply(t, s, adds(0, 1, lists.Decoy))
+	if err := os.Remove(ballast); err != nil {
+		t.Fatal(err)
+	}
+	run(t, s)
+	eventually(t, "the database is sealed, and so is its copy", func() bool { return s.Status().Degraded == "" && len(leaks(t, dir)) == 0 })
+	n := s.Snapshot().Len(lists.Blacklist)
+	closeStore(t, s)
+	s, _ = open(t, Options{Dir: dir})
+	if got := s.Snapshot().Len(lists.Blacklist); got != n || s.db.version != schemaVersion || s.Status().LastError != "" {
+		t.Errorf("%d entries of %d, version %d, %+v", got, n, s.db.version, s.Status())
 	}
 }
 

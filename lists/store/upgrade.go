@@ -17,7 +17,12 @@ const sealBatch = 10_000
 
 // upgrade brings a database of an earlier version to the present one, within a transaction: it makes the tables that
 // are missing and seals what is not.
-func (d *database) upgrade() error {
+func (d *database) upgrade() (err error) {
+	if d.keys == nil {
+		if d.keys, err = d.ring.open(""); err != nil {
+			return err
+		}
+	}
 	statements := []string{"ALTER TABLE meta ADD COLUMN key_id TEXT NOT NULL DEFAULT ''"}
 	if d.version < bulkVersion {
 		statements = append(statements, strings.Split(strings.TrimSpace(bulkSchema), "\n")...)
