@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -60,6 +61,75 @@ func TestWatchFlood(t *testing.T) {
 	if least := uint64(runs * frames / 2); told < least || told > runs*frames+runs*generator.Batch {
 		t.Errorf("samples tell of %d packets, want %d to %d", told, least, runs*frames)
 	}
+}
+
+// TestExactFlood: exact accounting misses no packet of a flood, by entry and by source, also while entries change and the
+// whole list is replaced. -v prints what it costs, beside sampled accounting.
+func TestExactFlood(t *testing.T) {
+	const frames = 1_000_000
+	f := newFlooded(t)
+	f.flood(frames) // warms up
+	sampled := f.flood(frames)
+	f.must(f.daemon.Stop())
+	config := filepath.Join(t.TempDir(), "exact.toml")
+	f.must(os.WriteFile(config, []byte("accounting = \"exact\"\n"), 0o600))
+	f.daemon.Args = []string{"--config", config}
+	f.must(f.daemon.Start())
+	before := f.dropped()
+	f.flood(frames)
+	f.t.Logf("%.2f Mpps sampled, %.2f Mpps exact", sampled, f.flood(frames))
+
+	ended := make(chan error, 1)
+	go func() { // a change of each entry, and a whole list
+		for i := range 8 {
+			if _, err := f.daemon.Run("add_blacklist", "ip", fmt.Sprintf("10.%d.0.0/16", i), "--for", "4h"); err != nil {
+				ended <- err
+				return
+			}
+		}
+		_, err := f.daemon.Ask(many(20_000), "import", "blacklist", "-")
+		ended <- err
+	}()
+	f.flood(3 * frames)
+	f.must(<-ended)
+	f.flood(frames)
+
+	var prefixes []string
+	for i := range 8 {
+		prefixes = append(prefixes, fmt.Sprintf("10.%d.0.0/16", i))
+	}
+	cl := control.Client{Socket: f.daemon.Socket}
+	hits, err := cl.Hits(context.Background(), prefixes)
+	f.must(err)
+	var sum control.Hits
+	for i, h := range hits {
+		sum.Packets += h.Packets
+		sum.Bytes += h.Bytes
+		if h.Packets == 0 {
+			t.Errorf("%s dropped nothing", prefixes[i])
+		}
+	}
+	dropped := f.dropped() - before
+	if sum.Packets != dropped || sum.Bytes != 60*dropped {
+		t.Errorf("entries dropped %+v, the interface %d packets of 60 bytes", sum, dropped)
+	}
+	st, err := cl.Status(context.Background())
+	f.must(err)
+	if got := st.Sources[0]; got.Source != "manual" || got.Packets != dropped {
+		t.Errorf("sources dropped %+v, the interface %d packets", st.Sources, dropped)
+	}
+	if len(st.Degraded) != 0 {
+		t.Errorf("degraded: %q", st.Degraded)
+	}
+}
+
+// many is a list of addresses that nobody floods from.
+func many(n int) string {
+	var b strings.Builder
+	for i := range n {
+		fmt.Fprintf(&b, "172.%d.%d.%d\n", 32+i>>16, i>>8&255, i&255)
+	}
+	return b.String()
 }
 
 // flooded is a daemon behind a veth that somebody floods.
