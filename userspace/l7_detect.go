@@ -68,7 +68,8 @@ type detection struct {
 	node     *node
 	findings chan lists.Entry
 	alerts   chan detect.Touch
-	lost     atomic.Uint64
+	lost     atomic.Uint64 // findings
+	unsent   atomic.Uint64 // alerts
 	http     http.Client
 }
 
@@ -117,7 +118,7 @@ func (d *detection) alert(t detect.Touch) {
 	select {
 	case d.alerts <- t:
 	default:
-		d.lost.Add(1)
+		d.unsent.Add(1)
 	}
 }
 
@@ -140,6 +141,9 @@ func (d *detection) run(ctx context.Context) error {
 			case <-ctx.Done():
 				return nil
 			case t := <-d.alerts:
+				if n := d.unsent.Swap(0); n > 0 {
+					d.node.log.Warn("the webhook is too slow", "webhook", d.node.config.Detect.Webhook, "alerts not sent", n)
+				}
 				if err := d.post(ctx, t); err != nil && ctx.Err() == nil {
 					d.node.log.Warn("cannot send an alert", "webhook", d.node.config.Detect.Webhook, "error", err)
 				}

@@ -3,17 +3,21 @@ package userspace
 import (
 	"context"
 	"encoding/base64"
+	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/portcullis/portcullis/lists"
 	"github.com/portcullis/portcullis/lists/store"
 	"github.com/portcullis/portcullis/userspace/apis"
+	"github.com/portcullis/portcullis/userspace/detect"
 	"github.com/portcullis/portcullis/userspace/shim"
 )
 
@@ -157,5 +161,54 @@ func TestWhitelistedAreNotDetected(t *testing.T) {
 	}
 	if ids := n.listedBy(t.Context()); len(ids) != 0 {
 		t.Errorf("blacklisted: %v", ids)
+	}
+}
+
+// TestAlert: the first touch of a decoy is posted to the webhook, once; a webhook that fails, or a full queue, holds up
+// nobody.
+func TestAlert(t *testing.T) {
+	got := make(chan string, 10)
+	hook := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		got <- r.Header.Get("Content-Type") + " " + string(body)
+		w.WriteHeader(http.StatusTeapot)
+	}))
+	defer hook.Close()
+	n, s := newDetecting(t)
+	n.config.Detect.Webhook = hook.URL
+	s.UseAPIs(apis.NewSet(&apis.API{ID: "shop", Hostname: "*", URL: "/", EnableBlocking: true, Decoy: apis.Decoy{Enabled: true, Subpaths: []string{"/admin"}}}))
+	for range 3 {
+		r := attack(attacker)
+		r.Method, r.URL.Path = http.MethodGet, "/admin\u202e"
+		s.Decide(r) // beside the decoy: no alert
+		r.URL.Path = "/admin/x"
+		s.Decide(r)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- n.detection.run(ctx) }()
+	select {
+	case text := <-got:
+		if want := `application/json {"event":"decoy_touched",`; !strings.HasPrefix(text, want) {
+			t.Errorf("posted %s", text)
+		}
+		if want := `"client":"` + attacker + `","api":"shop","method":"GET","path":"/admin/x","in_context":true,"blacklisted":true}`; !strings.HasSuffix(text, want) {
+			t.Errorf("posted %s, want it to end in %s", text, want)
+		}
+	case <-time.After(30 * time.Second):
+		t.Fatal("nothing was posted")
+	}
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	if len(got) != 0 {
+		t.Errorf("posted again: %s", <-got)
+	}
+	for i := range 2 * maxAlerts {
+		n.detection.alert(detect.Touch{Client: netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)})})
+	}
+	if unsent := n.detection.unsent.Load(); unsent != maxAlerts {
+		t.Errorf("%d alerts are not sent, want %d", unsent, maxAlerts)
 	}
 }
