@@ -38,14 +38,25 @@ func checkKernel() error {
 }
 
 func tooOld(release string) error {
-	var major, minor int
-	if _, err := fmt.Sscanf(release, "%d.%d", &major, &minor); err != nil {
+	if !before(release, oldestMajor, oldestMinor) {
 		return nil // a kernel that numbers otherwise is let try
 	}
-	if major > oldestMajor || major == oldestMajor && minor >= oldestMinor {
-		return nil
-	}
 	return fmt.Errorf("%w: this is Linux %s, Linux %d.%d or newer is needed", ErrKernelTooOld, release, oldestMajor, oldestMinor)
+}
+
+// olderThan reports whether this kernel is.
+func olderThan(major, minor int) bool {
+	var u unix.Utsname
+	return unix.Uname(&u) == nil && before(unix.ByteSliceToString(u.Release[:]), major, minor)
+}
+
+// before reports whether a release is surely older than another.
+func before(release string, major, minor int) bool {
+	var is, point int
+	if _, err := fmt.Sscanf(release, "%d.%d", &is, &point); err != nil {
+		return false
+	}
+	return is < major || is == major && point < minor
 }
 
 // missingCapabilities names what loading and attaching need and the process does not have.

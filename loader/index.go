@@ -52,6 +52,7 @@ type newIndex struct {
 }
 
 func (m *Maps) beginIndex() *newIndex {
+	m.disown()
 	m.index.horizon = bootTime(time.Now()) + leaseSpan
 	return &newIndex{m: m}
 }
@@ -92,6 +93,7 @@ func (b *newIndex) finish() (flip func() (after func() error), err error) {
 			w.Sides[side].Multiply, w.Sides[side].Shift = x.Mixer()
 		}
 		atomic.StoreUint32(&w.Index, uint32(side))
+		b.m.drawn = w.drawn()
 		return func() error {
 			if old != nil {
 				old.free()
@@ -204,6 +206,10 @@ func makeOdd(word *uint32) (makeEven func()) {
 
 // disown forgets what another process has put its own in the place of.
 func (m *Maps) disown() {
+	if now := m.words.drawn(); now != m.drawn {
+		m.drawn = now
+		m.index.known, m.index6.known = [2]bool{}, [2]bool{}
+	}
 	if n := &m.index; n.x != nil {
 		multiply, _ := n.x.Mixer() // as good as a name: drawn at random
 		if side := n.space.side; m.words.index() != side || m.words.Sides[side].Multiply != multiply {
@@ -311,6 +317,19 @@ func (m *Maps) renew(table *compile.Table) {
 func address(p netip.Prefix) uint64 {
 	a := p.Addr().As4()
 	return uint64(binary.BigEndian.Uint32(a[:]))<<8 | uint64(p.Bits())
+}
+
+// drawn is what is different once a process has put an index in its place: numbers drawn at random.
+type drawn struct {
+	four [2][2]uint32
+	six  [2][2]uint64
+}
+
+func (w *controlWords) drawn() (d drawn) {
+	for i := range d.four {
+		d.four[i], d.six[i] = w.Sides[i].Multiply, w.Sides6[i].Multiply
+	}
+	return d
 }
 
 // index is the side of the index that programs read.

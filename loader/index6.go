@@ -72,6 +72,7 @@ func (b *newIndex6) finish() (flip func() (after func() error), err error) {
 				to.On = 1
 			}
 			atomic.StoreUint32(&w.Index6, uint32(side))
+			b.m.drawn = w.drawn()
 		})
 		return func() error {
 			if old != nil {

@@ -49,6 +49,7 @@ type Maps struct {
 	// unsure: the table of Follow may not be what the tries hold. Then no index is made from it.
 	unsure bool
 	mend   retry
+	drawn  drawn  // as this process left it
 	held   [2]int // prefixes in the active tries, v4 and v6; -1: not known
 	// draining: so many more times a second must something be done for the kernel to free what Replace emptied.
 	draining int

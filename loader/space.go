@@ -1,9 +1,11 @@
 package loader
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/cilium/ebpf"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/portcullis/portcullis/loader/compile"
 )
@@ -16,6 +18,9 @@ type tables struct {
 	spec  *ebpf.MapSpec // of a segment
 	small *ebpf.Map
 	words []uint64 // of small, mapped
+	// Which segments of a side are filled, if that is known: to ask the kernel takes long before Linux 6.8.
+	known  [2]bool
+	filled [2][]uint32
 }
 
 // openTables opens pinned ones.
@@ -81,6 +86,7 @@ func (s *space) Segment(slot int) ([]uint64, error) {
 // publish puts the segments into the outer map, all in one call where the kernel can: each waits for readers.
 func (s *space) publish() error {
 	s.public = true
+	s.filled[s.side] = append(s.filled[s.side], s.staged...)
 	fds := make([]uint32, len(s.segments))
 	for i, m := range s.segments {
 		fds[i] = uint32(m.FD())
@@ -120,15 +126,51 @@ func (s *space) free() {
 
 // clear removes all segments of a side, also those of an earlier process.
 func (t *tables) clear(side int) error {
-	for slot := range t.slots {
-		key := uint32(side*t.slots + slot)
-		var id uint32
-		if t.outer.Lookup(&key, &id) != nil {
-			continue
-		}
-		if err := patiently(func() error { return t.outer.Delete(&key) }); err != nil {
-			return fmt.Errorf("remove segment of index: %w", err)
+	if !t.known[side] {
+		if err := t.scan(side); err != nil {
+			return err
 		}
 	}
+	for keys := t.filled[side]; len(keys) > 0; keys = keys[1:] {
+		err := patiently(func() error { return t.outer.Delete(&keys[0]) })
+		if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			return fmt.Errorf("remove segment of index: %w", err)
+		}
+		t.filled[side] = keys[1:]
+	}
+	t.known[side], t.filled[side] = true, nil
 	return nil
+}
+
+// scan finds the segments of a side. Before Linux 6.8 each look-up of one waits for readers, 20 ms or so: there many are
+// made at a time, which wait together.
+func (t *tables) scan(side int) error {
+	workers := 1
+	if olderThan(6, 8) {
+		workers = 32
+	}
+	found := make([]bool, t.slots)
+	var g errgroup.Group
+	for w := range workers {
+		g.Go(func() error {
+			for slot := w; slot < t.slots; slot += workers {
+				key := uint32(side*t.slots + slot)
+				var id uint32
+				err := patiently(func() error { return t.outer.Lookup(&key, &id) })
+				if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+					return fmt.Errorf("look for segments of index: %w", err)
+				}
+				found[slot] = err == nil
+			}
+			return nil
+		})
+	}
+	err := g.Wait()
+	t.filled[side] = nil
+	for slot, there := range found {
+		if there {
+			t.filled[side] = append(t.filled[side], uint32(side*t.slots+slot))
+		}
+	}
+	return err
 }
