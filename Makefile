@@ -34,7 +34,7 @@ test: build ## run every test, older kernels included (root; REQUIRE_ROOT=1 forb
 test-race: ## run the tests of the packages that share memory under the race detector
 	CGO_ENABLED=1 go test -race -count=1 -timeout 10m -skip Million $(RACE)
 
-test-kernels: ## run the packet tables on Linux 6.1 and 6.12 in QEMU
+test-kernels: ## run the packet tables, and what attaches, on Linux 6.1 and 6.12 in QEMU
 	@.ci/deps kernels
 	.ci/kernels
 
