@@ -29,13 +29,13 @@ type contender struct {
 
 // contenders in the order of the tables.
 func contenders() []contender {
-	return []contender{
+	return append([]contender{
 		{ours, inline, "decides about every request against a million listed identifiers, and forwards it", startOurs},
 		{nginx, inline, "Debian's, one worker, 64 kept connections to the backend, no access log", startNginx},
 		{haproxy, inline, "Debian's, one thread, http-reuse always", startHAProxy},
 		{caddy, inline, "Debian's, GOMAXPROCS=1, reverse_proxy, no access log", startCaddy},
 		{stdlib, inline, "httputil.ReverseProxy with a kept connection for each client: what Go gives without work", startStdlib},
-	}
+	}, asking()...)
 }
 
 // floor is a ratio of requests per CPU second that must hold.
@@ -44,7 +44,7 @@ type floor struct {
 	least                float64
 }
 
-var floors = []floor{{keepAlive, ours, caddy, 1.5}}
+var floors = []floor{{keepAlive, ours, caddy, 1.5}, {workSPOE, ours, askedEmpty, 0.9}, {workAuthRequest, ours, askedEmpty, 0.85}}
 
 // keepAlive is the workload that floors are about.
 const keepAlive = "GET, 1 KiB answers, 64 kept connections"
@@ -55,10 +55,10 @@ const browser = "GET /shop/items?page=2 HTTP/1.1\r\nHost: shop.example\r\nUser-A
 	"Cookie: session=4f0c1a7be2d94d1d8c5c; theme=dark\r\nAuthorization: Bearer 2YotnFZFEjr1zCsicMWpAA\r\n\r\n"
 
 func workloads() []workload {
-	return []workload{
+	return append([]workload{
 		{name: keepAlive, groups: []string{inline}, Connections: 64, Status: 200, Request: "GET / HTTP/1.1\r\nHost: shop.example\r\n\r\n"},
 		{name: "the same with a browser's headers, a cookie and a token", groups: []string{inline}, Connections: 64, Status: 200, Request: browser},
-	}
+	}, askingWorkloads()...)
 }
 
 // config writes a file for a contender and returns its path.

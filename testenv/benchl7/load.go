@@ -9,6 +9,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
+	"net/http"
 	"slices"
 	"strconv"
 	"strings"
@@ -34,6 +35,7 @@ type result struct {
 	Seconds          float64
 	P50, P99         time.Duration
 	CPU              time.Duration // of the contender
+	Asked            time.Duration // of whom it asks: part of CPU
 }
 
 // perCPU is requests per second of the contender's CPU time.
@@ -107,9 +109,12 @@ func loadOne(ctx context.Context, address string, w workload) (n int, sampled []
 
 var contentLength = []byte("content-length:")
 
-// readAnswer reads one answer with a Content-Length.
+// readAnswer reads one answer with a Content-Length, or of a status that has no body.
 func readAnswer(in *bufio.Reader, status int) error {
 	length := -1
+	if status == http.StatusNoContent {
+		length = 0
+	}
 	for first := true; ; first = false {
 		line, err := in.ReadSlice('\n')
 		if err != nil {

@@ -26,10 +26,10 @@ import (
 
 func main() {
 	var o options
-	role := flag.String("role", "", "what a child of this program is: backend, load, proxy, stdlib")
+	role := flag.String("role", "", "what a child of this program is: backend, load, proxy, stdlib, spoe, spoe-nothing, check, check-nothing")
 	flag.StringVar(&o.plan, "plan", "full", "full, quick or check (fails when a ratio is below its floor)")
 	flag.StringVar(&o.out, "out", "docs", "folder for BENCHMARKS-L7.md, from the top folder; \"\": none")
-	flag.StringVar(&o.only, "only", "", "measure only contenders whose name has this in it")
+	flag.StringVar(&o.only, "only", "", "measure only contenders whose group and name have this in them")
 	address := flag.String("address", "", "of a child: where it listens or whom it loads")
 	backend := flag.String("backend", "", "of a proxy: whom it forwards to")
 	load := flag.String("load", "", "of a load: what to send, as JSON")
@@ -46,6 +46,8 @@ func main() {
 		err = runLoad(ctx, *address, *load, os.Stdout)
 	case "stdlib":
 		err = runStdlib(ctx, *address, *backend)
+	case "spoe", "spoe-nothing", "check", "check-nothing":
+		err = runAsked(ctx, *role, *address)
 	case "proxy":
 		err = runProxy(ctx, *address, *backend)
 	default:
@@ -116,7 +118,7 @@ func run(ctx context.Context, o options, out io.Writer) error {
 		}
 	}()
 	for _, c := range contenders() {
-		if !strings.Contains(c.name, o.only) {
+		if !strings.Contains(c.group+" "+c.name, o.only) {
 			continue
 		}
 		up, err := c.start(ctx, s)
@@ -188,12 +190,20 @@ func (s *session) once(ctx context.Context, c *contest, w workload, each time.Du
 	if err != nil {
 		return result{}, err
 	}
+	askedBefore, err := cpuTime(c.running.asked())
+	if err != nil {
+		return result{}, err
+	}
 	got, err := s.load(ctx, c.running.address, w, each)
 	if err != nil {
 		return result{}, err
 	}
 	after, err := cpuTime(c.running.pids())
 	got.CPU = after - before
+	if err == nil {
+		after, err = cpuTime(c.running.asked())
+		got.Asked = after - askedBefore
+	}
 	if err == nil && got.Failed > 0 {
 		err = fmt.Errorf("%d of %d requests failed: %s", got.Failed, got.Requests+got.Failed, got.Failure)
 	}

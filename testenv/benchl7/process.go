@@ -42,6 +42,14 @@ func (r *running) pids() []int {
 	return all
 }
 
+// asked are the processes of who belongs to it.
+func (r *running) asked() (all []int) {
+	for _, m := range r.more {
+		all = append(all, m.pids()...)
+	}
+	return all
+}
+
 // start runs a command pinned to a CPU, in a group of its own. The environment is ours and env.
 func (s *session) start(ctx context.Context, cpu string, env []string, argv ...string) (*running, *bufio.Reader, error) {
 	cmd := exec.CommandContext(ctx, "taskset", append([]string{"-c", cpu}, argv...)...)

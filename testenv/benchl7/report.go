@@ -23,10 +23,19 @@ type row struct {
 	perSecond              float64
 	p50, p99               time.Duration
 	cpuMicroseconds, share float64 // a request's; of the CPU that it is pinned to
+	askedMicroseconds      float64 // a request's, of whom the contender asks; part of cpuMicroseconds
 }
 
 func (r row) line() string {
-	return fmt.Sprintf("%-62s %-14s %9.0f/CPU s (%.0f to %.0f)  %7.0f/s  p99 %v", r.workload, r.name, r.perCPU, r.least, r.most, r.perSecond, r.p99)
+	return fmt.Sprintf("%-62s %-14s %9.0f/CPU s (%.0f to %.0f)  %7.0f/s  p99 %v  %s", r.workload, r.name, r.perCPU, r.least, r.most, r.perSecond, r.p99, r.cpu())
+}
+
+// cpu is the CPU time of a request in words.
+func (r row) cpu() string {
+	if r.askedMicroseconds == 0 {
+		return fmt.Sprintf("%.1f us", r.cpuMicroseconds)
+	}
+	return fmt.Sprintf("%.1f us, %.1f of them of who is asked", r.cpuMicroseconds, r.askedMicroseconds)
 }
 
 // report is one run.
@@ -87,6 +96,7 @@ func (r *report) add(workload, name, group string, all []result) {
 	w.p50 = time.Duration(median(func(x result) float64 { return float64(x.P50) })).Round(time.Microsecond)
 	w.p99 = time.Duration(median(func(x result) float64 { return float64(x.P99) })).Round(time.Microsecond)
 	w.cpuMicroseconds = 1e6 / w.perCPU
+	w.askedMicroseconds = median(func(x result) float64 { return float64(x.Asked.Nanoseconds()) / 1e3 / float64(x.Requests) })
 	w.share = median(func(x result) float64 { return x.CPU.Seconds() / x.Seconds })
 	r.rows = append(r.rows, w)
 }
@@ -159,7 +169,7 @@ func (r *report) document() string {
 		if ratio := r.ratio(w.workload, ours, w.name); w.name != ours && ratio > 0 {
 			times = fmt.Sprintf("%.2f times", ratio)
 		}
-		fmt.Fprintf(&b, "| %s | %.0f (%.0f to %.0f) | %.1f us | %s | %.0f | %v | %v |\n", w.name, w.perCPU, w.least, w.most, w.cpuMicroseconds, times, w.perSecond, w.p50, w.p99)
+		fmt.Fprintf(&b, "| %s | %.0f (%.0f to %.0f) | %s | %s | %.0f | %v | %v |\n", w.name, w.perCPU, w.least, w.most, w.cpu(), times, w.perSecond, w.p50, w.p99)
 	}
 	return b.String()
 }

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/portcullis/portcullis/userspace/shim"
@@ -19,7 +20,9 @@ import (
 type Options struct {
 	Decide func(*http.Request) shim.Decision // [shim.Shim.Decide]
 	Ways   map[string]Way                    // by path, without a slash at the end; nil: [Ways]
-	Logger *slog.Logger                      // nil: says nothing
+	// MaxConns bounds the connections; 0: 4,096. One more is closed at once.
+	MaxConns int
+	Logger   *slog.Logger // nil: says nothing
 }
 
 // Endpoint answers gateways. It is an [http.Handler]; safe for concurrent use.
@@ -27,6 +30,10 @@ type Endpoint struct {
 	judge *front.Judge
 	ways  map[string]*Way
 	log   *slog.Logger
+
+	maxConns int
+	conns    atomic.Int64
+	overflow atomic.Uint64
 }
 
 // New returns an endpoint.
@@ -37,7 +44,10 @@ func New(o Options) *Endpoint {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	e := &Endpoint{judge: front.NewJudge(o.Decide, o.Logger), ways: make(map[string]*Way), log: o.Logger}
+	if o.MaxConns == 0 {
+		o.MaxConns = 4096
+	}
+	e := &Endpoint{maxConns: o.MaxConns, judge: front.NewJudge(o.Decide, o.Logger), ways: make(map[string]*Way), log: o.Logger}
 	for path, way := range o.Ways {
 		e.ways[path] = &way
 	}
@@ -50,13 +60,13 @@ func (e *Endpoint) Counts() front.Counts { return e.judge.Counts() }
 // Serve answers on the connections of l until ctx ends; then it lets what is being answered finish, within a second,
 // closes l and returns nil. It returns an error if l fails before.
 func (e *Endpoint) Serve(ctx context.Context, l net.Listener) error {
+	// No timeouts: who may ask is trusted, and setting them for every question is a tenth of what it costs. What a
+	// gateway leaves open is bounded in number instead.
 	s := &http.Server{
-		Handler:           e,
-		ReadHeaderTimeout: 10 * time.Second,
-		IdleTimeout:       2 * time.Minute,
-		WriteTimeout:      time.Minute,
-		MaxHeaderBytes:    256 << 10,
-		ErrorLog:          slog.NewLogLogger(e.log.Handler(), slog.LevelDebug),
+		Handler:        e,
+		MaxHeaderBytes: 256 << 10,
+		ErrorLog:       slog.NewLogLogger(e.log.Handler(), slog.LevelDebug),
+		ConnState:      e.bound,
 	}
 	stopped := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
@@ -76,6 +86,22 @@ func (e *Endpoint) Serve(ctx context.Context, l net.Listener) error {
 	}
 	return err
 }
+
+// bound closes a connection that is one too many.
+func (e *Endpoint) bound(c net.Conn, state http.ConnState) {
+	switch state {
+	case http.StateNew:
+		if e.conns.Add(1) > int64(e.maxConns) {
+			e.overflow.Add(1)
+			c.Close()
+		}
+	case http.StateClosed, http.StateHijacked:
+		e.conns.Add(-1)
+	}
+}
+
+// Overflow counts the connections that were closed because there were too many.
+func (e *Endpoint) Overflow() uint64 { return e.overflow.Load() }
 
 // ServeHTTP answers one question.
 func (e *Endpoint) ServeHTTP(w http.ResponseWriter, q *http.Request) {

@@ -3,10 +3,12 @@ package check
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -24,11 +26,16 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // serve starts an endpoint and returns where.
 func serve(t *testing.T, decide func(*http.Request) shim.Decision) (*Endpoint, string) {
 	t.Helper()
+	return serveWith(t, Options{Decide: decide})
+}
+
+func serveWith(t *testing.T, o Options) (*Endpoint, string) {
+	t.Helper()
 	l, err := front.Listen("127.0.0.1:0", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	e := New(Options{Decide: decide})
+	e := New(o)
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- e.Serve(ctx, l) }()
@@ -214,5 +221,37 @@ func TestAnswers(t *testing.T) {
 	}
 	if got, want := e.Counts(), (front.Counts{Passed: 2, Blocked: 2, Refused: 7, Undecided: 1}); got != want {
 		t.Errorf("counted %+v, want %+v", got, want)
+	}
+}
+
+func TestTooManyConnections(t *testing.T) {
+	e, address := serveWith(t, Options{MaxConns: 2, Decide: func(*http.Request) shim.Decision { return shim.Decision{} }})
+	var open []net.Conn
+	for range 2 {
+		c, err := net.Dial("tcp", address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		open = append(open, c)
+	}
+	third, err := net.Dial("tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer third.Close()
+	_ = third.SetDeadline(time.Now().Add(20 * time.Second))
+	if n, err := third.Read(make([]byte, 1)); n != 0 || errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("the third connection is not closed: %v", err)
+	}
+	if e.Overflow() != 1 {
+		t.Errorf("counted %d", e.Overflow())
+	}
+	_ = open[0].SetDeadline(time.Now().Add(20 * time.Second))
+	if _, err := io.WriteString(open[0], strings.ReplaceAll(nginx, "\n", "\r\n")+"\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	if a, err := http.ReadResponse(bufio.NewReader(open[0]), nil); err != nil || a.StatusCode != http.StatusNoContent {
+		t.Errorf("the first connection: %v, %v", a, err)
 	}
 }

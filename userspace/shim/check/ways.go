@@ -125,11 +125,15 @@ func takeLastHop(h http.Header) netip.Addr {
 // parseHop reads an address, with or without a port; the zero value if it is none.
 func parseHop(text string) netip.Addr {
 	text = strings.TrimSpace(text)
+	if !strings.HasPrefix(text, "[") {
+		if a, err := netip.ParseAddr(text); err == nil {
+			return a.Unmap().WithZone("")
+		}
+	}
 	if p, err := netip.ParseAddrPort(text); err == nil {
 		return p.Addr().Unmap().WithZone("")
 	}
-	text = strings.TrimSuffix(strings.TrimPrefix(text, "["), "]")
-	a, err := netip.ParseAddr(text)
+	a, err := netip.ParseAddr(strings.TrimSuffix(strings.TrimPrefix(text, "["), "]"))
 	if err != nil {
 		return netip.Addr{}
 	}

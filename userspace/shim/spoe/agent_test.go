@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
+	"net/textproto"
 	"strings"
 	"testing"
 
@@ -284,6 +285,29 @@ func TestAllocations(t *testing.T) {
 	})
 	if got > 1 {
 		t.Errorf("%v allocations, want 1", got)
+	}
+}
+
+// TestNames: spellings of one name are one header, whether the names are remembered or no more.
+func TestNames(t *testing.T) {
+	s := newBuilder()
+	for turn := range 3 {
+		for i := range maxNames + 10 {
+			lower, upper := fmt.Sprintf("x-name-%d-%d", turn%2, i), fmt.Sprintf("X-NAME-%d-%d", turn%2, i)
+			payload := asked{"GET", "/", "1.1", "192.0.2.7", lower + ": a\r\nother: o\r\n" + upper + ": b\r\n" + lower + ": c\r\nOther: p\r\n\r\n"}.message()
+			q, err := parseQuestion(payload)
+			if err != nil {
+				t.Fatal(err)
+			}
+			r, ok := s.build(&q)
+			want := http.Header{textproto.CanonicalMIMEHeaderKey(lower): {"a", "b", "c"}, "Other": {"o", "p"}}
+			if d := cmp.Diff(want, r.Header); d != "" || !ok {
+				t.Fatalf("%d: %s", i, d)
+			}
+		}
+	}
+	if len(s.names) > maxNames {
+		t.Errorf("%d names are remembered", len(s.names))
 	}
 }
 

@@ -12,7 +12,8 @@ import (
 const (
 	// helloWithin is how long a new connection may take to say hello.
 	helloWithin = 10 * time.Second
-	// writeWithin is how long HAProxy may take to read its answers.
+	// writeWithin is how long HAProxy may take to read its answers, and half as long at least: a new deadline for every
+	// answer would cost more than the answer.
 	writeWithin = 10 * time.Second
 	// flushAt is how many bytes of answers are collected at most while there are questions.
 	flushAt = 32 << 10
@@ -31,6 +32,8 @@ type conn struct {
 	at   int
 	out  []byte // answers not yet sent
 	part fragments
+
+	renewed time.Time // when the deadline of writes was last set
 }
 
 // fragments is a payload that has not come whole. HAProxy sends the fragments of one at a time.
@@ -93,8 +96,11 @@ func (c *conn) flush() error {
 	if len(c.out) == 0 {
 		return nil
 	}
-	if err := c.net.SetWriteDeadline(time.Now().Add(writeWithin)); err != nil {
-		return err
+	if now := time.Now(); now.Sub(c.renewed) > writeWithin/2 {
+		if err := c.net.SetWriteDeadline(now.Add(writeWithin)); err != nil {
+			return err
+		}
+		c.renewed = now
 	}
 	_, err := c.net.Write(c.out)
 	c.out = c.out[:0]

@@ -66,20 +66,32 @@ func (q *question) complete() bool {
 	return len(q.method.text) > 0 && len(q.url.text) > 0 && q.hdrs.kind == typeString && q.ssl.kind == typeBool && q.src.IsValid()
 }
 
+// name is one that a header was sent under.
+type name struct {
+	canonical string
+	host      bool   // Host is not among the headers of a request
+	turn      uint64 // of the last request that had it, or forgotten
+}
+
+// forgotten is the turn of a name that is not remembered.
+const forgotten = ^uint64(0)
+
 // builder makes requests of questions, one at a time, in memory that it uses again: a request that it returned is void
 // once the next one is made. Its strings are not reused, and may be kept.
 type builder struct {
 	request http.Request
 	header  http.Header
-	values  []string          // what the slices of header point into
-	names   map[string]string // as sent → canonical
+	values  []string         // what the slices of header point into
+	names   map[string]*name // as sent
+	turn    uint64           // of the present request
+	hosts   int              // how many Host headers it has
 	scratch []byte
 	client  netip.Addr // of the last request
 	remote  string     // client, as text
 }
 
 func newBuilder() *builder {
-	return &builder{header: make(http.Header), names: make(map[string]string), values: make([]string, maxHeaders)}
+	return &builder{header: make(http.Header), names: make(map[string]*name), values: make([]string, maxHeaders)}
 }
 
 // build returns the request. ok is false if it is malformed.
@@ -100,54 +112,78 @@ func (s *builder) build(q *question) (r *http.Request, ok bool) {
 		s.client, s.remote = q.src, netip.AddrPortFrom(q.src, 0).String()
 	}
 	asked.Client, asked.Remote, asked.Header = s.client, s.remote, s.header
-	if !s.readHeader(text) {
+	if asked.Host, ok = s.readHeader(text); !ok || s.hosts > 1 { // which one the backend believes is anybody's guess
 		return nil, false
-	}
-	host := s.header["Host"]
-	if len(host) > 1 {
-		return nil, false // which one the backend believes is anybody's guess
-	}
-	if len(host) == 1 {
-		asked.Host = host[0]
-		delete(s.header, "Host")
 	}
 	return &s.request, asked.Fill(&s.request)
 }
 
-// readHeader fills header from lines as req.hdrs gives them.
-func (s *builder) readHeader(text string) bool {
+// readHeader fills header from lines as req.hdrs gives them, and returns the last Host.
+func (s *builder) readHeader(text string) (host string, ok bool) {
 	clear(s.header)
+	s.turn++
+	s.hosts = 0
 	used := 0
 	for text != "" {
-		line, rest, ended := strings.Cut(text, "\r\n")
-		text = rest
-		if line == "" && rest == "" {
-			return true
+		end := strings.IndexByte(text, '\n')
+		if end < 1 || text[end-1] != '\r' {
+			return "", false
 		}
-		name, val, ok := strings.Cut(line, ":")
-		if !ok || name == "" || !ended || used == len(s.values) {
-			return false
+		line := text[:end-1]
+		text = text[end+1:]
+		if line == "" && text == "" {
+			return host, true
 		}
-		name = s.canonical(name)
-		s.values[used] = strings.Trim(val, " \t")
-		if have := s.header[name]; have == nil {
-			s.header[name] = s.values[used : used+1 : used+1]
-		} else {
-			s.header[name] = append(have, s.values[used]) // moves it: rare enough
+		colon := strings.IndexByte(line, ':')
+		if colon < 1 || used == len(s.values) {
+			return "", false
+		}
+		n, val := s.name(line[:colon]), trim(line[colon+1:])
+		switch {
+		case n.host:
+			host = val
+			s.hosts++
+			continue
+		case n.turn == s.turn, n.turn == forgotten:
+			s.header[n.canonical] = append(s.header[n.canonical], val) // moves it: rare enough
+		default: // the first of this name
+			n.turn = s.turn
+			s.values[used] = val
+			s.header[n.canonical] = s.values[used : used+1 : used+1]
 		}
 		used++
 	}
-	return true
+	return host, true
 }
 
-// canonical is [textproto.CanonicalMIMEHeaderKey], remembered.
-func (s *builder) canonical(name string) string {
-	if c, ok := s.names[name]; ok {
-		return c
+// trim takes white space off both ends.
+func trim(s string) string {
+	for s != "" && (s[0] == ' ' || s[0] == '\t') {
+		s = s[1:]
 	}
-	c := textproto.CanonicalMIMEHeaderKey(name)
-	if len(s.names) < maxNames && len(name) <= 64 {
-		s.names[strings.Clone(name)] = strings.Clone(c)
+	for s != "" && (s[len(s)-1] == ' ' || s[len(s)-1] == '\t') {
+		s = s[:len(s)-1]
 	}
-	return c
+	return s
+}
+
+// name returns what is known of a header's name: the same for every spelling of it.
+func (s *builder) name(sent string) *name {
+	if n := s.names[sent]; n != nil {
+		return n
+	}
+	c := strings.Clone(textproto.CanonicalMIMEHeaderKey(sent))
+	n := s.names[c]
+	if n == nil {
+		n = &name{canonical: c, host: c == "Host"}
+		if len(s.names) >= maxNames || len(c) > 64 {
+			n.turn = forgotten
+			return n
+		}
+		s.names[c] = n
+	}
+	if len(s.names) < maxNames {
+		s.names[strings.Clone(sent)] = n
+	}
+	return n
 }
