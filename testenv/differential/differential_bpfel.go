@@ -26,8 +26,8 @@ type differentialCell struct {
 	DropUntil uint64
 	Source    uint8
 	Flags     uint8
-	Pad       [6]uint8
-	Hits      differentialHits
+	Length    uint8
+	Pad       [5]uint8
 }
 
 type differentialCheck struct {
@@ -117,9 +117,10 @@ type differentialQuestion struct {
 }
 
 type differentialSampleCount struct {
-	_       structs.HostLayout
-	Written uint64
-	Lost    uint64
+	_         structs.HostLayout
+	Written   uint64
+	Lost      uint64
+	Uncounted uint64
 }
 
 // Names of all BPF objects in the ELF.
@@ -136,6 +137,7 @@ const (
 	differentialMapLpmV4B     = "lpm_v4_b"
 	differentialMapLpmV6A     = "lpm_v6_a"
 	differentialMapLpmV6B     = "lpm_v6_b"
+	differentialMapPrefixes   = "prefixes"
 	differentialMapQuestions  = "questions"
 	differentialMapRootV6     = "root_v6"
 	differentialMapSampled    = "sampled"
@@ -213,6 +215,7 @@ type differentialMapSpecs struct {
 	LpmV4B    *ebpf.MapSpec `ebpf:"lpm_v4_b"`
 	LpmV6A    *ebpf.MapSpec `ebpf:"lpm_v6_a"`
 	LpmV6B    *ebpf.MapSpec `ebpf:"lpm_v6_b"`
+	Prefixes  *ebpf.MapSpec `ebpf:"prefixes"`
 	Questions *ebpf.MapSpec `ebpf:"questions"`
 	RootV6    *ebpf.MapSpec `ebpf:"root_v6"`
 	Sampled   *ebpf.MapSpec `ebpf:"sampled"`
@@ -264,6 +267,7 @@ type differentialMaps struct {
 	LpmV4B    *ebpf.Map `ebpf:"lpm_v4_b"`
 	LpmV6A    *ebpf.Map `ebpf:"lpm_v6_a"`
 	LpmV6B    *ebpf.Map `ebpf:"lpm_v6_b"`
+	Prefixes  *ebpf.Map `ebpf:"prefixes"`
 	Questions *ebpf.Map `ebpf:"questions"`
 	RootV6    *ebpf.Map `ebpf:"root_v6"`
 	Sampled   *ebpf.Map `ebpf:"sampled"`
@@ -283,6 +287,7 @@ func (m *differentialMaps) Close() error {
 		m.LpmV4B,
 		m.LpmV6A,
 		m.LpmV6B,
+		m.Prefixes,
 		m.Questions,
 		m.RootV6,
 		m.Sampled,
