@@ -23,6 +23,8 @@ type input struct {
 	from io.Reader
 	buf  []byte
 	r, w int
+	// before is told that the next read may wait; nil: nobody is.
+	before interface{ pause() error }
 }
 
 func (in *input) buffered() []byte { return in.buf[in.r:in.w] }
@@ -37,6 +39,11 @@ func (in *input) fill() error {
 		}
 		in.w = copy(in.buf, in.buf[in.r:in.w])
 		in.r = 0
+	}
+	if in.before != nil {
+		if err := in.before.pause(); err != nil {
+			return err
+		}
 	}
 	n, err := in.from.Read(in.buf[in.w:])
 	if in.w += n; n > 0 {

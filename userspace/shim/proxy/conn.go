@@ -21,7 +21,7 @@ import (
 // Sizes of buffers: of what clients send, and of what backends do.
 const (
 	bufferSize = 4 << 10
-	answerSize = 16 << 10
+	answerSize = 8 << 10
 	bulkSize   = 32 << 10
 )
 
@@ -42,6 +42,7 @@ type conn struct {
 
 	in         input
 	inBuf      *[bufferSize]byte // of the pool, where in.buf is that
+	inBulk     *[bulkSize]byte   // the same for bodies
 	idle       *wait             // nil: TLS
 	handedOver bool
 	lingering  bool // the last answer is sent, and the client may still be sending
@@ -173,21 +174,35 @@ func (c *conn) await(first bool) bool {
 
 // releaseBuffer gives the input's buffer back. Nothing may be in it.
 func (c *conn) releaseBuffer() {
+	c.giveBack()
+	c.in.buf, c.in.r, c.in.w = nil, 0, 0
+}
+
+func (c *conn) giveBack() {
 	if c.inBuf != nil {
 		c.p.buffers.Put(c.inBuf)
 	}
-	c.inBuf, c.in.buf, c.in.r, c.in.w = nil, nil, 0, 0
+	if c.inBulk != nil {
+		bulk.Put(c.inBulk)
+	}
+	c.inBuf, c.inBulk = nil, nil
 }
 
 // growBuffer puts a larger buffer in the place of the input's.
-func (c *conn) growBuffer(size int) {
-	bigger := make([]byte, size)
+func (c *conn) growBuffer(bigger []byte) {
 	n := copy(bigger, c.in.buffered())
-	if c.inBuf != nil {
-		c.p.buffers.Put(c.inBuf)
-		c.inBuf = nil
-	}
+	c.giveBack()
 	c.in.buf, c.in.r, c.in.w = bigger, 0, n
+}
+
+// bulkBuffer is growBuffer for a body.
+func (c *conn) bulkBuffer() {
+	if len(c.in.buf) >= bulkSize {
+		return
+	}
+	b := bulk.Get().(*[bulkSize]byte)
+	c.growBuffer(b[:])
+	c.inBulk = b
 }
 
 var (
@@ -241,7 +256,7 @@ func (c *conn) readHead(first bool) (string, error) {
 			return "", errTooLarge
 		}
 		if len(have) == len(in.buf) {
-			c.growBuffer(min(4*len(in.buf), c.p.limits.HeaderBytes))
+			c.growBuffer(make([]byte, min(4*len(in.buf), c.p.limits.HeaderBytes)))
 		}
 		if err := in.fill(); err != nil {
 			if err == io.EOF && in.r < in.w {

@@ -29,6 +29,7 @@ type exchange struct {
 	upRead   atomic.Bool   // all of the body has been read from the client
 	upFault  atomic.Bool   // the client broke it off, or framed it badly: the connection to the server was closed for that
 	began    bool          // a byte of the answer has come
+	lost     bool          // the client took no more of the answer
 	release  func()        // of Judge.Hold
 }
 
@@ -324,46 +325,47 @@ func (x *exchange) bodySent() bool {
 	}
 }
 
-// copyAnswer sends what is in w.out and then the body, each piece as it comes.
+// copyAnswer sends what is in w.out and then the body, as it comes.
 func (x *exchange) copyAnswer(read *body, out framing) error {
 	w := x.w
+	w.up.before = x
 	for {
 		piece, err := read.next()
 		if err != nil {
 			return x.backendBroke(err)
 		}
-		if len(piece) > 0 {
-			w.entry.bytes += int64(len(piece))
-			if out.chunked {
-				w.out = appendChunk(w.out, piece)
-			} else {
-				w.out = append(w.out, piece...)
-			}
+		w.entry.bytes += int64(len(piece))
+		if out.chunked && len(piece) > 0 {
+			w.out = appendChunk(w.out, piece)
+		} else {
+			w.out = append(w.out, piece...)
 		}
-		if read.done {
+		switch {
+		case read.done:
 			if out.chunked {
 				w.out = appendLast(w.out, read.trailers, keepsTrailer)
 			}
 			return x.flush()
+		case len(w.out) >= bulkSize:
+			err = x.flush()
+		case x.canSplice(read, out):
+			err = x.splice(read)
 		}
-		if piece == nil {
-			continue
-		}
-		if w.up.r == w.up.w || len(w.out) >= bulkSize {
-			if err := x.flush(); err != nil {
-				return err
-			}
-			x.hold()
-			if err := x.splice(read, out); err != nil {
-				return err
-			}
+		if err != nil {
+			return err
 		}
 	}
 }
 
-// backendBroke notes that an answer broke off, unless we ended it.
+// pause sends what there is before more is waited for.
+func (x *exchange) pause() error {
+	x.hold()
+	return x.flush()
+}
+
+// backendBroke notes that an answer broke off, unless we ended it or the client is not there to take it.
 func (x *exchange) backendBroke(err error) error {
-	if !x.c.expired() && !x.c.killed.Load() && !x.upFault.Load() {
+	if !x.lost && !x.c.expired() && !x.c.killed.Load() && !x.upFault.Load() {
 		x.c.p.stats.backendErrors.Add(1)
 		x.server.fail(err)
 	}
@@ -376,6 +378,7 @@ func (x *exchange) flush() error {
 	}
 	_, err := x.c.Conn.Write(x.w.out)
 	x.w.out = x.w.out[:0]
+	x.lost = err != nil
 	x.c.set(phaseExchange)
 	return err
 }
@@ -396,20 +399,24 @@ func (x *exchange) hold() {
 // nothing shows.
 const spliceAbove = 128 << 10
 
-// splice carries the rest of a long body without looking at it, where both connections are plain TCP.
-func (x *exchange) splice(read *body, out framing) error {
-	if out.chunked || read.chunked || read.left < spliceAbove || x.c.bottom == nil || x.c.tls != nil || x.up.raw == nil {
-		return nil
-	}
+// canSplice: much is left of the body, nothing of it is here, and both connections are plain TCP.
+func (x *exchange) canSplice(read *body, out framing) bool {
+	return !out.chunked && !read.chunked && read.left >= spliceAbove && x.w.up.r == x.w.up.w && x.c.bottom != nil && x.c.tls == nil && x.up.raw != nil
+}
+
+// splice carries the rest of a long body without looking at it.
+func (x *exchange) splice(read *body) error {
 	from, ok := x.up.Conn.(*net.TCPConn)
 	if !ok {
 		return nil
 	}
+	if err := x.pause(); err != nil {
+		return err
+	}
 	n, err := x.c.move(x.c.bottom, from, read.left)
 	x.w.entry.bytes += n
-	if read.left -= n; read.left == 0 {
-		read.done = true
-	}
+	read.left -= n
+	read.done = read.left == 0
 	return err
 }
 

@@ -4,8 +4,10 @@ import (
 	"bufio"
 	"context"
 	"crypto/tls"
+	"errors"
 	"net"
 	"sync"
+	"time"
 
 	"github.com/pires/go-proxyproto"
 
@@ -85,6 +87,7 @@ func (c *conn) begin(overTLS bool) bool {
 		c.early = nil
 		if err := t.Handshake(); err != nil {
 			c.p.stats.handshakes.Add(1)
+			c.failHandshake(err)
 			return false
 		}
 		state := t.ConnectionState()
@@ -102,6 +105,16 @@ func (c *conn) begin(overTLS bool) bool {
 	}
 	c.idle = newWait(c.p, c.Conn)
 	return true
+}
+
+// failHandshake answers who sends a request where TLS is expected.
+func (c *conn) failHandshake(err error) {
+	var header tls.RecordHeaderError
+	if errors.As(err, &header) && header.Conn != nil && tokenBytes[header.RecordHeader[0]] {
+		_ = c.base.SetDeadline(time.Now().Add(lingerFor))
+		_, _ = c.base.Write(appendAnswer(nil, answerMalformed, false, true, false))
+		c.linger()
+	}
 }
 
 // handOver gives the connection to HTTP/2's server. nil: it is not TLS, and what was read goes along.

@@ -80,8 +80,8 @@ func (p *Proxy) newServer(api *apis.API, def apis.Server) *server {
 // checkHealth asks each server whose API wants it, at its interval, until ctx ends.
 func (p *Proxy) checkHealth(ctx context.Context) {
 	due := make(map[*server]time.Time)
-	bad := make(map[*server]int)
-	var mu sync.Mutex // of bad
+	bad, asked := make(map[*server]int), make(map[*server]bool)
+	var mu sync.Mutex // of bad and asked
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	tick := time.NewTicker(200 * time.Millisecond)
@@ -97,11 +97,19 @@ func (p *Proxy) checkHealth(ctx context.Context) {
 			if now.Before(due[s]) {
 				continue
 			}
+			mu.Lock()
+			running := asked[s]
+			asked[s] = true
+			mu.Unlock()
+			if running {
+				continue
+			}
 			due[s] = now.Add(max(time.Second, time.Duration(s.health.Interval)*time.Second))
 			wg.Go(func() {
 				err := s.check(ctx)
 				mu.Lock()
 				defer mu.Unlock()
+				delete(asked, s)
 				bad[s] = s.noteHealth(ctx, err, bad[s])
 			})
 		}

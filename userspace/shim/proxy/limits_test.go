@@ -124,6 +124,8 @@ func TestConnectionLimits(t *testing.T) {
 	c := r.dial()
 	c.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n")
 	c.expect("503 Service Unavailable", "Error: No Server Configured")
+	r.p.mu.Lock()
+	defer r.p.mu.Unlock()
 	if len(r.p.perPeer) != 1 {
 		t.Errorf("counts are kept of %v", r.p.perPeer)
 	}

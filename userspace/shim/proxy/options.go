@@ -49,7 +49,7 @@ type Certificate struct{ CertFile, KeyFile string }
 // Limits of what clients and backends may take. Zero fields have the defaults shown; times are kept within a second.
 type Limits struct {
 	Connections          int // 16384; those beyond are closed at once
-	ConnectionsPerClient int // 1024 from one address that is no trusted proxy; below 0: no bound
+	ConnectionsPerClient int // 1024 from one address (IPv6: /64) that is no trusted proxy; below 0: no bound
 	HeaderBytes          int // 32768 of request line and header
 	HeaderFields         int // 100
 	Streams              int // 100 at once on an HTTP/2 connection

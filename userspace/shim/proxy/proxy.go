@@ -183,11 +183,16 @@ func (p *Proxy) enter(c *conn) bool {
 		return false
 	}
 	if limit := p.limits.ConnectionsPerClient; limit > 0 && !c.trusted {
-		if p.perPeer[c.peer] >= limit {
+		// Who has an IPv6 address has the /64 around it.
+		who := c.peer
+		if prefix, err := who.Prefix(64); err == nil && who.Is6() {
+			who = prefix.Addr()
+		}
+		if p.perPeer[who] >= limit {
 			return false
 		}
-		c.counted = c.peer
-		p.perPeer[c.peer]++
+		c.counted = who
+		p.perPeer[who]++
 	}
 	c.set(phaseNew)
 	p.conns[c] = struct{}{}

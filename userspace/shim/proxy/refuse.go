@@ -53,6 +53,9 @@ func appendAnswer(out []byte, a apis.Answer, bare, last, http10 bool) []byte {
 	out = append(out, "HTTP/1.1 "...)
 	out = strconv.AppendInt(out, int64(statusOf(a)), 10)
 	out = append(append(append(out, ' '), oneLine(a.Reason)...), "\r\n"...)
+	out = append(out, "Date: "...)
+	out = time.Now().UTC().AppendFormat(out, http.TimeFormat)
+	out = append(out, "\r\n"...)
 	if a.Location != "" {
 		out = appendField(out, "Location", oneLine(a.Location))
 	}

@@ -61,13 +61,15 @@ func (j *judge) Answered(_ shim.Decision, status int) {
 	j.answered = append(j.answered, status)
 }
 
-func (j *judge) Hold(_ shim.Decision, end func()) func() {
+func (j *judge) Hold(d shim.Decision, end func()) func() {
+	release := j.shim.Hold(d, end)
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.holds++
 	n := j.holds
 	j.held[n] = end
 	return func() {
+		release()
 		j.mu.Lock()
 		defer j.mu.Unlock()
 		delete(j.held, n)

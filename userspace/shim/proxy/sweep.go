@@ -83,16 +83,16 @@ func (p *Proxy) sweep(ctx context.Context) {
 func (p *Proxy) crowded() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return len(p.conns) > p.limits.Connections/10*9
+	return 10*len(p.conns) > 9*p.limits.Connections
 }
 
 // expireIdle ends connections that wait for a request: those for more than a second, or all of them. One on which
-// nothing was asked yet always has that second: its client may not know that we end.
+// nothing was asked yet always has that second: its client may not know that we end. Headers under way have three.
 func (p *Proxy) expireIdle(all bool) {
 	now := p.seconds.Load()
 	p.eachConn(func(c *conn) {
 		s := c.state.Load()
-		if ph, since := unpack(s); ph == phaseIdle && all || (ph == phaseIdle || ph == phaseNew) && now > since+1 {
+		if ph, since := unpack(s); ph == phaseIdle && all || (ph == phaseIdle || ph == phaseNew) && now > since+1 || ph == phaseHead && now > since+3 {
 			c.expire(s)
 		}
 	})

@@ -247,6 +247,18 @@ func TestProxyProtocol(t *testing.T) {
 	}
 }
 
+// TestRequestWithoutTLS: who takes the port of TLS for one without is told.
+func TestRequestWithoutTLS(t *testing.T) {
+	r := newRig(t, Options{Certificates: []Certificate{writeCertificate(t, t.TempDir(), "a", "a")}}, rootAPI())
+	c := dialRaw(t, r.tls)
+	c.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+	c.expect("400 Bad Request", "Error: Malformed Request")
+	c.expectEnd()
+	if s := r.p.Stats(); s.Handshakes != 1 || len(r.judge.all()) != 0 {
+		t.Errorf("counted %+v", s)
+	}
+}
+
 func must[T any](v T, err error) T {
 	if err != nil {
 		panic(err)

@@ -99,7 +99,7 @@ func (x *exchange) startUpload() error {
 // upload copies a body. fromClient: the error came from reading; all is set once all of it is read.
 func (c *conn) upload(up *upstream, f framing, keep func(string) bool, all *atomic.Bool) (fromClient bool, err error) {
 	if f.chunked || f.length > bufferSize {
-		c.growBuffer(bulkSize)
+		c.bulkBuffer()
 	}
 	read := newBody(&c.in, f)
 	var out []byte
