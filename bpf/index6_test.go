@@ -16,7 +16,6 @@ type testIndex6 struct {
 	k        *kernel
 	words    Control
 	segments map[int]*ebpf.Map
-	lines    uint32 // of nets and of hosts
 }
 
 const gateBits6 = 20

@@ -213,5 +213,3 @@ func set16(words []uint64, n, clear, set uint64) {
 }
 
 func store(to *uint64, v uint64) { atomic.StoreUint64(to, v) }
-
-func (x *Index6) rootAnswer(n uint64) uint64 { return get16(x.root, n) >> rootAt6 & answer6 }
