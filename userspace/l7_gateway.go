@@ -59,11 +59,15 @@ func openGateway(name, listen string, gateways []string, a answerer) (*opened, e
 	if err != nil {
 		return nil, err
 	}
+	var overflow func() uint64
+	if bounded, ok := a.(interface{ Overflow() uint64 }); ok {
+		overflow = bounded.Overflow
+	}
 	return &opened{
 		run:        func(ctx context.Context) error { return a.Serve(ctx, l) },
 		close:      func() { l.Close() },
 		http:       []net.Addr{l.Addr()},
-		collectors: []prometheus.Collector{frontNumbers{name, a.Counts, l.Strange}},
+		collectors: []prometheus.Collector{frontNumbers{name, a.Counts, l.Strange, overflow}},
 	}, nil
 }
 
@@ -72,6 +76,8 @@ type frontNumbers struct {
 	name    string
 	counts  func() asked.Counts
 	strange func() uint64
+	// overflow counts connections that were too many; nil: there is no bound.
+	overflow func() uint64
 }
 
 // Describe leaves the descriptions out, as those of [metrics].
@@ -89,4 +95,7 @@ func (f frontNumbers) Collect(out chan<- prometheus.Metric) {
 	count(answers, c.Refused, f.name, "refuse")
 	count(answers, c.Undecided, f.name, "undecided")
 	count(desc("front_strangers_total", "Connections closed because they came from none of a front's gateways.", "front"), f.strange(), f.name)
+	if f.overflow != nil {
+		count(desc("front_overflow_total", "Connections closed because a front had too many.", "front"), f.overflow(), f.name)
+	}
 }

@@ -58,8 +58,8 @@ func testMetrics(t *testing.T) *metrics {
 				Latency: shim.Histogram{Count: 100, Sum: .001, Buckets: map[float64]uint64{1e-6: 60, 1e-5: 99}},
 			}
 		}},
-		frontNumbers{"check", func() shimfront.Counts { return shimfront.Counts{Passed: 90, Blocked: 5, Refused: 5, Undecided: 1} }, func() uint64 { return 7 }},
-		frontNumbers{"spoe", func() shimfront.Counts { return shimfront.Counts{} }, func() uint64 { return 0 }},
+		frontNumbers{"check", func() shimfront.Counts { return shimfront.Counts{Passed: 90, Blocked: 5, Refused: 5, Undecided: 1} }, func() uint64 { return 7 }, nil},
+		frontNumbers{"spoe", func() shimfront.Counts { return shimfront.Counts{} }, func() uint64 { return 0 }, func() uint64 { return 2 }},
 	}
 	return m
 }

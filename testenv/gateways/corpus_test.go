@@ -52,7 +52,7 @@ func TestCorpus(t *testing.T) {
 	cases := readCorpus(t)
 	backend := newRawBackend(t)
 	inline := freeAddress(t)
-	r := newRigWith(t, backend.address, corpusAPI, fmt.Sprintf("[proxy]\nhttp = %q\n", inline))
+	r := newRigWith(t, backend.address, corpusAPI, fmt.Sprintf("[proxy]\nhttp = %q\n", inline), freeAddress(t))
 	r.inline = inline
 	for _, args := range append(slices.Clone(lists), []string{"add_blacklist", "token", "eyJhbGciOiJFUzI1NiJ9.eyJzdWIiOiJtYWxsb3J5In0.c2lnbmF0dXJl"}) {
 		r.cli(args...)

@@ -89,11 +89,13 @@ func TestGateways(t *testing.T) {
 			for _, args := range lists {
 				r.cli(args...)
 			}
+			r.cli("add_api", r.write("shop.json", fmt.Sprintf(decoyAPI, port(r.app))))
 			address := g.start(r)
 			r.settled(address)
 			for _, q := range requests {
 				r.judge(address, q)
 			}
+			r.answered(g, address)
 			r.outage(g, address)
 		})
 	}
@@ -130,6 +132,23 @@ func (r *rig) judge(address string, q request) {
 	}
 }
 
+// answered looks at what clients get that are refused and not blocked.
+func (r *rig) answered(g gateway, address string) {
+	r.t.Helper()
+	refused := func(path string, want answer) {
+		q := request{name: "answer to " + path, target: path}
+		if a, err := send("127.0.0.1", address, q.raw()); err != nil || a != want || r.backend.got(q.name) != "" {
+			r.t.Errorf("%s: got %+v, %v, the backend got %q, want %+v", path, a, err, r.backend.got(q.name), want)
+		}
+	}
+	refused("/shop/admin", g.decoy)
+	refused("/shop/admin/users", g.decoy)
+	r.judge(address, request{name: "beside a decoy", target: "/shop/administration"})
+	r.cli("delete_api", "root")
+	refused("/nobodys", answer{503, "Error: Unknown API"})
+	r.cli("add_api", filepath.Join(r.dir, "root.json"))
+}
+
 // outage kills the daemon, looks what the gateway makes of that, and starts the daemon again.
 func (r *rig) outage(g gateway, address string) {
 	r.t.Helper()
@@ -155,6 +174,26 @@ func (r *rig) outage(g gateway, address string) {
 		{name: "after the outage", lines: []string{"Cookie: JSESSIONID=badcookie"}, block: true},
 		{name: "after the outage, open route", target: "/open/x", lines: []string{"Cookie: JSESSIONID=badcookie"}, block: true},
 	} {
+		r.judge(address, q)
+	}
+}
+
+// TestHAProxyInOtherWays: frames so small that every request comes in fragments, over a unix socket.
+func TestHAProxyInOtherWays(t *testing.T) {
+	b := newRecorder(t)
+	dir := t.TempDir()
+	socket := filepath.Join(dir, "spoe.sock")
+	r := newRigWith(t, b.Listener.Addr().String(), api, "", "unix:"+socket)
+	r.backend = b
+	for _, args := range lists {
+		r.cli(args...)
+	}
+	r.small = true
+	r.spoe = "unix@" + socket
+	address := startHAProxy(r)
+	r.settled(address)
+	for _, q := range requests {
+		q.lines = append(q.lines, "X-Long: "+strings.Repeat("x", 3000))
 		r.judge(address, q)
 	}
 }

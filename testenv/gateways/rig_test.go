@@ -31,6 +31,7 @@ type rig struct {
 	daemon   *process
 	// Where the daemon's fronts listen.
 	check, authz, spoe, inline string
+	small                      bool // HAProxy is to send small frames
 }
 
 // api recognises clients by everything there is.
@@ -38,16 +39,21 @@ const api = `{"api_metadata":{"protocol":"http","url":"/","hostname":"*","cookie
 "apikey_header":"X-API-KEY","apikey_qs":"api_key","username_header":"x-user","enable_blocking":true,
 "servers":[{"host":"127.0.0.1","port":%s}]}}`
 
+// decoyAPI has a decoy that answers as if it were there.
+const decoyAPI = `{"api_metadata":{"protocol":"http","url":"/shop","hostname":"*","enable_blocking":true,
+"decoy_config":{"decoy_enabled":true,"response_code":200,"response_def":"OK","response_message":"welcome","decoy_subpaths":["admin"]},
+"servers":[{"host":"127.0.0.1","port":%s}]}}`
+
 func newRig(t *testing.T) *rig {
 	t.Helper()
 	b := newRecorder(t)
-	r := newRigWith(t, b.Listener.Addr().String(), api, "")
+	r := newRigWith(t, b.Listener.Addr().String(), api, "", freeAddress(t))
 	r.backend = b
 	return r
 }
 
-// newRigWith starts a daemon with this API in front of a backend; more is further configuration.
-func newRigWith(t *testing.T, app, api, more string) *rig {
+// newRigWith starts a daemon with this API in front of a backend; more is further configuration, spoe where that listens.
+func newRigWith(t *testing.T, app, api, more, spoe string) *rig {
 	t.Helper()
 	bin, err := testenv.Build()
 	if err != nil {
@@ -62,7 +68,7 @@ func newRigWith(t *testing.T, app, api, more string) *rig {
 		t.Fatal(err)
 	}
 	r := &rig{t: t, dir: dir, bin: bin, app: app}
-	r.check, r.authz, r.spoe = freeAddress(t), freeAddress(t), freeAddress(t)
+	r.check, r.authz, r.spoe = freeAddress(t), freeAddress(t), spoe
 	r.config = r.write("portcullis.toml", fmt.Sprintf(`state_dir = %q
 socket = %q
 pin_dir = %q

@@ -10,15 +10,16 @@ type gateway struct {
 	start func(r *rig) (address string)
 	// undecided is the status while the daemon is down. Paths below /open/ pass then.
 	undecided int
+	decoy     answer // to a decoy that answers 200
 	// log names the file that tells of undecided requests that were passed, and what is in it.
 	log, logged string
 }
 
 func all() []gateway {
 	return []gateway{
-		{name: "nginx", start: startNginx, undecided: 503, log: "undecided.log", logged: "GET /open/"},
-		{name: "haproxy", start: startHAProxy, undecided: 503, log: "haproxy.log", logged: "portcullis=undecided"},
-		{name: "caddy", start: startCaddy, undecided: 503, log: "caddy.log", logged: `"X-Portcullis-Reason":["undecided"]`},
+		{name: "nginx", start: startNginx, decoy: answer{403, "Error: Unauthorized"}, undecided: 503, log: "undecided.log", logged: "GET /open/"},
+		{name: "haproxy", start: startHAProxy, decoy: answer{200, "welcome"}, undecided: 503, log: "haproxy.log", logged: "portcullis=undecided"},
+		{name: "caddy", start: startCaddy, decoy: answer{403, "welcome"}, undecided: 503, log: "caddy.log", logged: `"X-Portcullis-Reason":["undecided"]`},
 	}
 }
 
@@ -47,7 +48,11 @@ func startNginx(r *rig) string {
 
 func startHAProxy(r *rig) string {
 	address := freeAddress(r.t)
-	engine := r.deployed("haproxy/portcullis.spoe", "haproxy/portcullis.spoe")
+	var smaller []string
+	if r.small {
+		smaller = []string{"    max-waiting-frames 200\n", "    max-waiting-frames 200\n    max-frame-size 256\n"}
+	}
+	engine := r.deployed("haproxy/portcullis.spoe", "haproxy/portcullis.spoe", smaller...)
 	main := r.deployed("haproxy/haproxy.cfg", "haproxy/haproxy.cfg", "bind :80\n", "bind "+address+"\n", "/etc/haproxy/portcullis.spoe", engine,
 		"127.0.0.1:8412", r.spoe, "127.0.0.1:8000", r.app)
 	r.answers(r.start("haproxy", nil, "haproxy", "-db", "-f", main), address)
