@@ -46,12 +46,15 @@ func TestLostStateDirectory(t *testing.T) {
 	r.must(r.daemon.Stop())
 	kept := r.daemon.StateDir + ".kept"
 	r.must(os.Rename(r.daemon.StateDir, kept))
-	for range 2 { // the first try has made a directory
+	usual := r.daemon.Bin
+	for _, bin := range []string{usual, usual, r.anotherLayout()} { // the first try has made a directory
+		r.daemon.Bin = bin
 		if err := r.daemon.Start(); err == nil || !strings.Contains(r.daemon.Log(), "the kernel enforces lists that came from another") {
 			t.Fatalf("start without state directory: %v", err)
 		}
 		r.blocked(r.Client, ipv4...)
 	}
+	r.daemon.Bin = usual
 	r.must(os.RemoveAll(r.daemon.StateDir))
 	r.must(os.Rename(kept, r.daemon.StateDir))
 	r.must(r.daemon.Start())
