@@ -93,7 +93,7 @@ func newDetection(n *node) (*detection, error) {
 func (d *detection) look(r *http.Request, seen shim.Seen) (apis.Answer, lists.Source, bool) {
 	f, ok := d.detector.Look(detect.Request{
 		HTTP: r, API: seen.API, Client: seen.Client, HTTPS: seen.HTTPS, SchemeUnknown: seen.SchemeUnknown,
-		HasToken: seen.HasToken, Whitelisted: seen.Whitelisted, Token: seen.Token, Cookie: seen.Cookie,
+		HasToken: seen.HasToken, Whitelisted: seen.Whitelisted, Credentials: seen.Credentials,
 	})
 	return f.Answer, f.Source, ok
 }

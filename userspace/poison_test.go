@@ -29,7 +29,7 @@ const (
 // victim's credentials, which the attacker has not seen but may try to name.
 var (
 	victimJWT    = jwt(`{"alg":"HS256"}`, `{"sub":"victim"}`, "right")
-	victimCookie = "JSESSIONID=4f1c0d9b"
+	victimCookie = "JSESSIONID=4f1c0d9b5ae87732"
 )
 
 func jwt(header, payload, signature string) string {
@@ -125,7 +125,7 @@ func TestAcceptedCredentials(t *testing.T) {
 		want  []string
 	}{
 		{"the token", []string{"Authorization", "Bearer " + victimJWT, "Cookie", victimCookie}, []string{"token " + victimJWT}},
-		{"the cookie", []string{"Cookie", victimCookie}, []string{"cookie JSESSIONID 4f1c0d9b"}},
+		{"the cookie", []string{"Cookie", victimCookie}, []string{"cookie JSESSIONID 4f1c0d9b5ae87732"}},
 		{"its claims under another signature", []string{"Authorization", "Bearer " + jwt(`{"alg":"HS256"}`, `{"sub":"victim"}`, "wrong")}, []string{"ip " + attacker}},
 		{"two tokens", []string{"Authorization", "Bearer " + victimJWT, "Authorization", "Bearer mine"}, []string{"ip " + attacker}},
 		{"two cookies", []string{"Cookie", victimCookie + "; JSESSIONID=mine"}, []string{"ip " + attacker}},
@@ -210,5 +210,24 @@ func TestAlert(t *testing.T) {
 	}
 	if unsent := n.detection.unsent.Load(); unsent != maxAlerts {
 		t.Errorf("%d alerts are not sent, want %d", unsent, maxAlerts)
+	}
+}
+
+// TestWhatAnybodySendsIsNotLearned: backends answer requests of those who have not logged in, and what these bear they
+// all bear. Who attacks with it must not have all of them blocked.
+func TestWhatAnybodySendsIsNotLearned(t *testing.T) {
+	for _, lines := range [][]string{
+		{"Authorization", "Bearer null"}, {"Authorization", "Bearer undefined"}, {"Cookie", "JSESSIONID=deleted"}, {"Cookie", "JSESSIONID=anonymous"},
+	} {
+		n, s := newDetecting(t)
+		public := attack(attacker, lines...)
+		public.Method = http.MethodGet
+		s.Answered(s.Decide(public), http.StatusOK)
+		if d := s.Decide(attack(attacker, lines...)); d.Reason != shim.Detected {
+			t.Fatalf("%q: %v", lines, d.Reason)
+		}
+		if diff := cmp.Diff([]string{"ip " + attacker}, n.listedBy(t.Context())); diff != "" {
+			t.Errorf("%q: blacklisted (-want +got):\n%s", lines, diff)
+		}
 	}
 }

@@ -18,8 +18,11 @@ type Request struct {
 	SchemeUnknown bool // nobody said whether it was https: the protocol is not judged
 	HasToken      bool
 	Whitelisted   bool // is never blacklisted, and held to no rule but that decoys are answered
-	// Token and Cookie are zero unless the backend has accepted them, or they are verified.
-	Token, Cookie lists.ID
+	// Credentials are asked only when somebody is to be blacklisted by them. nil: there are none.
+	Credentials interface {
+		// Learnable returns token and cookie, zero unless the backend has accepted them, or they are verified.
+		Learnable() (token, cookie lists.ID)
+	}
 }
 
 // Touch is one request to a decoy.
@@ -145,9 +148,12 @@ func addressOf(a netip.Addr) lists.ID {
 
 // firstOf is what the original blacklists: the token, else the cookie, else the address.
 func firstOf(r Request) lists.ID {
-	for _, id := range []lists.ID{r.Token, r.Cookie} {
-		if id != (lists.ID{}) {
-			return id
+	if r.Credentials != nil {
+		switch token, cookie := r.Credentials.Learnable(); {
+		case token != lists.ID{}:
+			return token
+		case cookie != lists.ID{}:
+			return cookie
 		}
 	}
 	return addressOf(r.Client)

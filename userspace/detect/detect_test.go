@@ -62,6 +62,11 @@ func request(method, target string, body io.Reader, header ...string) *http.Requ
 	return r
 }
 
+// creds are what may be learned from.
+type creds struct{ token, cookie lists.ID }
+
+func (c creds) Learnable() (token, cookie lists.ID) { return c.token, c.cookie }
+
 func TestRules(t *testing.T) {
 	pattern := func(p apis.Pattern) *apis.API {
 		p.Answer = teapot
@@ -92,8 +97,8 @@ func TestRules(t *testing.T) {
 		{"an allowed method", get, request("HEAD", "/shop", nil), nil, Finding{}, nil},
 		{"another method", get, request("DELETE", "/shop", nil), nil, Finding{lists.Method, teapot, true}, []lists.Key{listedAs(lists.Method, byAddr)}},
 		{"a method in other letters", get, request("get", "/shop", nil), nil, Finding{lists.Method, teapot, true}, []lists.Key{listedAs(lists.Method, byAddr)}},
-		{"the token before the cookie", get, request("PUT", "/shop", nil), func(r *Request) { r.Token, r.Cookie = token, cookie }, Finding{lists.Method, teapot, true}, []lists.Key{listedAs(lists.Method, token)}},
-		{"the cookie before the address", get, request("PUT", "/shop", nil), func(r *Request) { r.Cookie = cookie }, Finding{lists.Method, teapot, true}, []lists.Key{listedAs(lists.Method, cookie)}},
+		{"the token before the cookie", get, request("PUT", "/shop", nil), func(r *Request) { r.Credentials = creds{token, cookie} }, Finding{lists.Method, teapot, true}, []lists.Key{listedAs(lists.Method, token)}},
+		{"the cookie before the address", get, request("PUT", "/shop", nil), func(r *Request) { r.Credentials = creds{cookie: cookie} }, Finding{lists.Method, teapot, true}, []lists.Key{listedAs(lists.Method, cookie)}},
 		{"nobody knows the client", get, request("PUT", "/shop", nil), func(r *Request) { r.Client = netip.Addr{} }, Finding{lists.Method, teapot, true}, nil},
 		{"a mapped address", get, request("PUT", "/shop", nil), func(r *Request) { r.Client = netip.MustParseAddr("::ffff:192.0.2.7") }, Finding{lists.Method, teapot, true}, []lists.Key{listedAs(lists.Method, byAddr)}},
 		{"whitelisted", get, request("PUT", "/shop", nil), func(r *Request) { r.Whitelisted = true }, Finding{}, nil},
@@ -103,7 +108,7 @@ func TestRules(t *testing.T) {
 		{"a second type", json, request("POST", "/shop", strings.NewReader("{}"), "Content-Type", "application/json", "Content-Type", "text/xml"), nil, Finding{lists.ContentType, teapot, true}, []lists.Key{listedAs(lists.ContentType, byAddr)}},
 		{"a body without a type", json, request("POST", "/shop", strings.NewReader("{}")), nil, Finding{lists.ContentType, teapot, true}, []lists.Key{listedAs(lists.ContentType, byAddr)}},
 		{"the mandatory token", mandatory, request("GET", "/shop", nil), func(r *Request) { r.HasToken = true }, Finding{}, nil},
-		{"no mandatory token", mandatory, request("GET", "/shop", nil), func(r *Request) { r.Cookie = cookie }, Finding{lists.MissingToken, unauthorized, true}, []lists.Key{listedAs(lists.MissingToken, byAddr)}},
+		{"no mandatory token", mandatory, request("GET", "/shop", nil), func(r *Request) { r.Credentials = creds{cookie: cookie} }, Finding{lists.MissingToken, unauthorized, true}, []lists.Key{listedAs(lists.MissingToken, byAddr)}},
 		{"a browser asks whether it may", mandatory, request("OPTIONS", "/shop", nil, "Origin", "https://a.com", "Access-Control-Request-Method", "GET"), nil, Finding{}, nil},
 		{"OPTIONS without a reason", mandatory, request("OPTIONS", "/shop", nil), nil, Finding{lists.MissingToken, unauthorized, true}, []lists.Key{listedAs(lists.MissingToken, byAddr)}},
 	}

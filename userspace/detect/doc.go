@@ -8,6 +8,6 @@
 //	decoy                                  | the address
 //	missing token                          | the address
 //
-// A token or cookie only if the caller vouches for it ([Request.Token]): what anybody can send is not learned from, or
+// A token or cookie only if the caller vouches for it ([Request.Credentials]): what anybody can send is not learned from, or
 // somebody could have others blocked. Then the address is taken, which harms only the sender.
 package detect

@@ -13,6 +13,10 @@ const (
 	keepAccepted = 3600
 )
 
+// leastSecret is the least length of a credential that is learned from, in bytes. Shorter ones are no secret of one
+// client: "Bearer null" and "session=deleted" are sent by all who have not logged in, and backends answer them.
+const leastSecret = 16
+
 // formAccepted and formVerified are of fingerprints that are remembered rather than listed.
 const (
 	formAccepted form = iota + 100
@@ -45,25 +49,26 @@ func acceptedKey(id lists.ID) key {
 	return key{kind: id.Kind, form: formAccepted, name: id.Name, value: id.Value}
 }
 
-// credentials returns the request's token and session cookie where there is no doubt which they are.
+// credentials returns the request's token and session cookie where there is no doubt which they are, nor that they are
+// one client's.
 func (w *work) credentials() (token, cookie lists.ID) {
-	if w.tokens == 1 && isUnreserved(w.token) {
+	if w.tokens == 1 && len(w.token) >= leastSecret && isUnreserved(w.token) {
 		token = lists.ID{Kind: lists.KindToken, Value: w.token}
 	}
-	if w.cookie != "" && w.occurred(w.cookieGroup) == 1 {
+	if len(w.cookie) >= leastSecret && w.occurred(w.cookieGroup) == 1 {
 		cookie = lists.ID{Kind: lists.KindCookie, Name: w.cookieName, Value: w.cookie}
 	}
 	return token, cookie
 }
 
-// learnable returns those credentials that detectors may blacklist: who sends them has been accepted with them, or
+// Learnable returns those credentials that detectors may blacklist: who sends them has been accepted with them, or
 // cannot have made them.
-func (s *Shim) learnable(w *work, d *Decision) (token, cookie lists.ID) {
-	token, cookie = d.seen.token, d.seen.cookie
-	if token.Value != "" && !s.knows(w, token) && !w.verified(token.Value) || token.Value != "" && token.Validate() != nil {
+func (w *work) Learnable() (token, cookie lists.ID) {
+	token, cookie = w.credentials()
+	if token.Value != "" && !w.shim.knows(w, token) && !w.verified(token.Value) || token.Value != "" && token.Validate() != nil {
 		token = lists.ID{}
 	}
-	if cookie.Value != "" && !s.knows(w, cookie) || cookie.Value != "" && cookie.Validate() != nil {
+	if cookie.Value != "" && !w.shim.knows(w, cookie) || cookie.Value != "" && cookie.Validate() != nil {
 		cookie = lists.ID{}
 	}
 	return token, cookie

@@ -205,15 +205,15 @@ var answers = [reasons]apis.Answer{
 
 // detect asks the detector about a request that the lists let pass.
 func (s *Shim) detect(r *http.Request, w *work, d *Decision) {
-	var token, cookie lists.ID
+	var learn Credentials
 	if w.index.settings.ASEDetectedAttack {
-		token, cookie = s.learnable(w, d)
+		w.shim, learn = s, w
 	}
 	answer, source, ok := s.options.Detect(r, Seen{
 		API: d.API, Client: d.Client, HTTPS: r.TLS != nil || r.URL.Scheme == "https" || r.URL.Scheme == "wss",
 		SchemeUnknown: d.seen.request.claims.SchemeUnknown,
 		HasToken:      d.seen.hasToken, Whitelisted: d.seen.whitelisted,
-		Token: token, Cookie: cookie,
+		Credentials: learn,
 	})
 	if ok {
 		d.Verdict, d.Reason, d.Answer, d.Source = Refuse, Detected, answer, source

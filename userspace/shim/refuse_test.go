@@ -169,10 +169,12 @@ func TestPaths(t *testing.T) {
 // TestDetect: detectors are asked about what passes, and told the truth.
 func TestDetect(t *testing.T) {
 	var told Seen
+	var token, cookie lists.ID
 	asked, found := 0, false
 	o := Options{Detect: func(_ *http.Request, seen Seen) (apis.Answer, lists.Source, bool) {
 		asked++
 		told = seen
+		token, cookie = seen.Credentials.Learnable()
 		return apis.Answer{Status: 404}, lists.Decoy, found
 	}}
 	settings := lists.DefaultSettings()
@@ -190,32 +192,32 @@ func TestDetect(t *testing.T) {
 	if d := ask("Authorization: Bearer bad"); d.Verdict != Block || asked != 0 {
 		t.Errorf("a blocked request: %v, asked %d times", d.Verdict, asked)
 	}
-	lines := []string{"Authorization: Bearer new", "Cookie: JSESSIONID=session"}
+	lines := []string{"Authorization: Bearer new-token-0123456", "Cookie: JSESSIONID=session-01234567"}
 	d := ask(lines...)
 	if asked != 1 || !told.HasToken || !told.HTTPS || told.Whitelisted || told.Client.String() != "192.0.2.1" || told.API.ID != "root" {
 		t.Errorf("asked %d times: %+v", asked, told)
 	}
-	if told.Token != (lists.ID{}) || told.Cookie != (lists.ID{}) {
-		t.Errorf("nobody has accepted %v %v", told.Token, told.Cookie)
+	if token != (lists.ID{}) || cookie != (lists.ID{}) {
+		t.Errorf("nobody has accepted %v %v", token, cookie)
 	}
 	s.Answered(d, 403)
-	if ask(lines...); told.Token != (lists.ID{}) {
-		t.Errorf("403 accepted %v", told.Token)
+	if ask(lines...); token != (lists.ID{}) {
+		t.Errorf("403 accepted %v", token)
 	}
 	s.Answered(d, 200)
 	ask(lines...)
-	if told.Token != (lists.ID{Kind: lists.KindToken, Value: "new"}) || told.Cookie != (lists.ID{Kind: lists.KindCookie, Name: "JSESSIONID", Value: "session"}) {
-		t.Errorf("accepted: %v %v", told.Token, told.Cookie)
+	if token != (lists.ID{Kind: lists.KindToken, Value: "new-token-0123456"}) || cookie != (lists.ID{Kind: lists.KindCookie, Name: "JSESSIONID", Value: "session-01234567"}) {
+		t.Errorf("accepted: %v %v", token, cookie)
 	}
-	if ask("Authorization: Bearer other, Bearer new"); told.Token != (lists.ID{}) {
-		t.Errorf("one of two tokens: %v", told.Token)
+	if ask("Authorization: Bearer other, Bearer new-token-0123456"); token != (lists.ID{}) {
+		t.Errorf("one of two tokens: %v", token)
 	}
-	if ask("Cookie: JSESSIONID=session; jsessionid=x"); told.Cookie != (lists.ID{}) || told.HasToken {
+	if ask("Cookie: JSESSIONID=session-01234567; jsessionid=x"); cookie != (lists.ID{}) || told.HasToken {
 		t.Errorf("one of two cookies: %+v", told)
 	}
 	s.Answered(d, 401)
-	if ask(lines...); told.Token != (lists.ID{}) || told.Cookie != (lists.ID{}) {
-		t.Errorf("no longer accepted: %v %v", told.Token, told.Cookie)
+	if ask(lines...); token != (lists.ID{}) || cookie != (lists.ID{}) {
+		t.Errorf("no longer accepted: %v %v", token, cookie)
 	}
 	if ask("Cookie: other=good"); !told.Whitelisted {
 		t.Error("not whitelisted")

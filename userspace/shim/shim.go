@@ -85,9 +85,16 @@ type Seen struct {
 	SchemeUnknown bool
 	HasToken      bool
 	Whitelisted   bool // never blacklist such a client
-	// Token and Cookie are the request's, if they may be learned from: the backend has accepted them before, or a JWT
-	// verified. The zero value otherwise: listing what anybody can send would let them block others.
-	Token, Cookie lists.ID
+	// Credentials are asked for what of the request may be blacklisted, by who is about to do so: it may cost the check of
+	// a signature. Good until Detect returns; nil where nothing is blacklisted.
+	Credentials Credentials
+}
+
+// Credentials are those of a request.
+type Credentials interface {
+	// Learnable returns the request's token and cookie, if they may be learned from: the backend has accepted them
+	// before, or a JWT verified. The zero value otherwise: listing what anybody can send would let them block others.
+	Learnable() (token, cookie lists.ID)
 }
 
 // Detect looks at a request that the lists let pass. ok: something was found, and answer is sent instead of the

@@ -15,6 +15,7 @@ type work struct {
 	single bool  // whitelist_scope "identifier"
 	rules  *rules
 	trace  *Explanation // nil: nobody wants to know
+	shim   *Shim        // while detectors look
 
 	found [maxAPIs]*apis.API
 	plans [maxAPIs]*plan
