@@ -2,6 +2,7 @@ package shim
 
 import (
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/portcullis/portcullis/lists"
@@ -88,6 +89,11 @@ func (w *work) note(id Identifier) {
 	}
 	if w.where == "gateway" || w.where == "claim" {
 		id.Verified = id.Canonical
+	}
+	if same := func(other Identifier) bool {
+		return other.ID == id.ID && other.Where == id.Where && other.Spelling == id.Spelling && other.Canonical == id.Canonical
+	}; slices.ContainsFunc(w.trace.Found, same) {
+		return // some spellings come to the same
 	}
 	w.trace.Found = append(w.trace.Found, id)
 }
