@@ -77,7 +77,7 @@ bench-check: ## a short run that fails when a ratio is beyond its floor (root; a
 	@go build -o bin/bench ./testenv/bench
 	@exec bin/bench -plan check -out ""
 
-bench-l7: ## measure HTTP requests beside nginx, HAProxy and Caddy (about 15 minutes; writes docs/BENCHMARKS-L7.md)
+bench-l7: ## measure HTTP requests beside nginx, HAProxy and Caddy (about 6 minutes; writes docs/BENCHMARKS-L7.md)
 	@.ci/deps bench-l7
 	@go build -o bin/benchl7 ./testenv/benchl7
 	@exec bin/benchl7 -plan $(BENCH) -out $(if $(filter full,$(BENCH)),docs,.cache/bench)

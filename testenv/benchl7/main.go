@@ -70,7 +70,7 @@ type plan struct {
 
 func plans() map[string]plan {
 	return map[string]plan{
-		"full":  {rounds: 7, each: 4 * time.Second},
+		"full":  {rounds: 5, each: 2 * time.Second},
 		"quick": {rounds: 3, each: 2 * time.Second},
 		"check": {rounds: 3, each: 2 * time.Second, check: true},
 	}
