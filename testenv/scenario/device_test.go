@@ -111,7 +111,7 @@ func TestGaplessDevice(t *testing.T) {
 		{"MTU 1500", func() error { return errors.Join(r.Internet.MTU("uplink0", 1500), gateway.MTU("eth0", 1500)) }, gateway, "eth0", 0},
 	}
 	at, as := gateway, "eth0"
-	rounds := times(1, 50)
+	rounds := times(1, 20)
 	var listed, leaked uint64
 	for range rounds {
 		for _, s := range steps {

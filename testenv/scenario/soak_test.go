@@ -31,6 +31,9 @@ func TestSoak(t *testing.T) {
 			s.restart()
 		}
 		if s.ops >= checked+times(1500, 4000) {
+			if s.ops/100_000 > checked/100_000 {
+				t.Logf("%d operations, %v", s.ops, time.Since(began).Round(time.Second))
+			}
 			checked = s.ops
 			s.compare()
 		}

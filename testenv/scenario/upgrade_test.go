@@ -92,6 +92,9 @@ func TestGaplessUpgrades(t *testing.T) {
 			t.Fatalf("upgrade %d: program %d, then %d", i, last, now)
 		}
 		last = now
+		if i%100 == 99 {
+			t.Logf("%d upgrades, %v", i+1, time.Since(began).Round(time.Second))
+		}
 	}
 	t.Logf("%d upgrades in %v, two of six to another layout, two to another capacity", upgrades, time.Since(began).Round(time.Second))
 	r.expectExact(traffic, count, fmt.Sprintf("%d upgrades", upgrades))
