@@ -2,6 +2,7 @@ package shim
 
 import (
 	"net/http"
+	"strings"
 
 	"github.com/portcullis/portcullis/lists"
 )
@@ -43,6 +44,24 @@ func (s *Shim) Answered(d Decision, status int) {
 			s.accepted.forget(w.summer.sum(s.writer.secret, acceptedKey(id)))
 		}
 	}
+}
+
+// ForAnswer returns what [Shim.Answered] needs of a decision and nothing of its request, for who waits for the answers to
+// many: with what clients send, however long, they could have the memory filled. It cannot be held.
+func (d Decision) ForAnswer() Decision {
+	short := Decision{Verdict: d.Verdict, Reason: d.Reason, Client: d.Client}
+	for i, id := range [...]lists.ID{d.seen.token, d.seen.cookie} {
+		if len(id.Value) > lists.MaxValue || len(id.Name) > lists.MaxValue {
+			continue // no list takes it
+		}
+		id = lists.ID{Kind: id.Kind, Name: strings.Clone(id.Name), Value: strings.Clone(id.Value)}
+		if i == 0 {
+			short.seen.token = id
+		} else {
+			short.seen.cookie = id
+		}
+	}
+	return short
 }
 
 func acceptedKey(id lists.ID) key {

@@ -2,6 +2,7 @@ package sideband
 
 import (
 	"container/list"
+	"strings"
 	"sync"
 	"time"
 
@@ -44,12 +45,13 @@ func (c *correlation) add(id string, d shim.Decision, now time.Time) {
 	for e := c.oldest.Front(); e != nil && (c.oldest.Len() >= c.max || now.Sub(e.Value.(waiting).since) >= openFor); e = c.oldest.Front() {
 		c.drop(e)
 	}
+	id = strings.Clone(id) // it may lie in a header that is longer
 	if e := c.byID[id]; e != nil {
 		w := e.Value.(waiting)
 		e.Value = waiting{id: id, since: w.since, twice: true}
 		return
 	}
-	c.byID[id] = c.oldest.PushBack(waiting{id: id, decision: d, since: now})
+	c.byID[id] = c.oldest.PushBack(waiting{id: id, decision: d.ForAnswer(), since: now})
 }
 
 // take returns the decision that a response belongs to, and forgets it.

@@ -26,12 +26,15 @@ type payload struct {
 	Headers      pairs    `json:"headers"`
 	ResponseCode text     `json:"response_code"`
 	Wrapped      *payload `json:"ASEPayload"` // some wrap it all
+
+	latin1 bool // every byte of it was taken for a character
 }
 
 // readPayload reads one JSON object and nothing behind it. Text in ISO-8859-1, which a gateway may send as text/plain,
 // becomes UTF-8.
 func readPayload(body []byte) (*payload, error) {
-	if !utf8.Valid(body) {
+	latin1 := !utf8.Valid(body)
+	if latin1 {
 		body = fromLatin1(body)
 	}
 	dec := json.NewDecoder(bytes.NewReader(body))
@@ -42,10 +45,12 @@ func readPayload(body []byte) (*payload, error) {
 	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
 		return nil, fmt.Errorf("%w: something follows the JSON object", ErrPayload)
 	}
+	whole := &p
 	if p.Wrapped != nil {
-		return p.Wrapped, nil
+		whole = p.Wrapped
 	}
-	return &p, nil
+	whole.latin1 = latin1
+	return whole, nil
 }
 
 func fromLatin1(b []byte) []byte {

@@ -3,6 +3,7 @@ package sideband
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/url"
 	"strings"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/portcullis/portcullis/lists"
 	"github.com/portcullis/portcullis/userspace/shim"
 )
 
@@ -126,6 +128,32 @@ func TestEncodings(t *testing.T) {
 		}
 		if !found {
 			t.Errorf("%q: values %q, want é among them", body, r.Header["X"])
+		}
+	}
+}
+
+// TestAnOddByteHidesNothing: a client that sends a byte which is no UTF-8, anywhere, changes how the gateway's text is read,
+// and not whether what else is in it is found.
+func TestAnOddByteHidesNothing(t *testing.T) {
+	s := New(Options{Shim: newShim(
+		lists.ID{Kind: lists.KindUsername, Value: "josé"}, lists.ID{Kind: lists.KindCookie, Name: "sid", Value: "é"}, lists.ID{Kind: lists.KindToken, Value: "tokén"},
+	)})
+	const form = "{\"source_ip\":\"192.0.2.1\",\"method\":\"GET\",\"url\":\"/shop%s\",\"user_info\":[{\"username\":\"%s\"}],\"headers\":[{\"host\":\"shop.com\"},{\"a\":\"%s\"},{\"cookie\":\"%s\"}]}"
+	for _, c := range []struct {
+		url, user, header, cookie string
+		want                      int
+	}{
+		{"", "jose", "\xff", "x=\xff", 200},
+		{"", "josé", "x", "", 403},
+		{"", "josé", "\xff", "", 403},
+		{"", "jos\xe9", "x", "", 403},
+		{"?access_token=tokén", "jose", "\xff", "", 403},
+		{"?a=\xff&access_token=tokén", "jose", "x", "", 403},
+		{"", "jose", "\xff", "sid=é", 403},
+		{"", "jose", "x", "a=\xff; sid=é", 403},
+	} {
+		if got, _ := post(s.Handler(), "/ase/request", fmt.Sprintf(form, c.url, c.user, c.header, c.cookie)); got != c.want {
+			t.Errorf("%+v: %d, want %d", c, got, c.want)
 		}
 	}
 }

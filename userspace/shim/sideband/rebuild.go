@@ -20,6 +20,15 @@ func (p *payload) rebuild(ctx context.Context, verified bool) (r *http.Request, 
 	if p.Method == "" || p.URL == "" {
 		return nil, false, fmt.Errorf("%w: method and url are needed", ErrPayload)
 	}
+	username := p.UserInfo.get("username")
+	if p.latin1 {
+		// One odd byte that a client puts anywhere makes the gateway's whole text ISO-8859-1: what else is in it may well be
+		// UTF-8. The shim reads text of either kind out of the bytes.
+		if raw, differs := toLatin1(username); differs {
+			username = raw
+		}
+		p.URL, _ = toLatin1(p.URL)
+	}
 	asked := front.Asked{Method: p.Method, Target: target(p.URL), Proto: strings.ToUpper(string(p.HTTPVersion)), Header: make(http.Header, len(p.Headers))}
 	asked.Remote = p.remoteAddr()
 	hosts := 0
@@ -32,7 +41,7 @@ func (p *payload) rebuild(ctx context.Context, verified bool) (r *http.Request, 
 			continue
 		}
 		asked.Header.Add(h.name, h.value)
-		if raw, differs := toLatin1(h.value); differs {
+		if raw, differs := toLatin1(h.value); differs || p.latin1 && raw != h.value {
 			asked.Header.Add(h.name, raw)
 		}
 	}
@@ -48,7 +57,7 @@ func (p *payload) rebuild(ctx context.Context, verified bool) (r *http.Request, 
 	if !asked.Fill(r) {
 		return nil, false, nil
 	}
-	claims := shim.Claims{Username: p.UserInfo.get("username"), SchemeUnknown: scheme == "", Relayed: true}
+	claims := shim.Claims{Username: username, SchemeUnknown: scheme == "", Relayed: true}
 	claims.Verified = verified && claims.Username != ""
 	return r.WithContext(shim.WithClaims(ctx, claims)), true, nil
 }

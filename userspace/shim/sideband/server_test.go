@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -131,6 +132,51 @@ func TestCorrelation(t *testing.T) {
 	}
 	expect("the oldest of too many", "0", now, 0)
 	expect("the newest of too many", "9", now, 10)
+}
+
+// TestOpenRequestsAreSmall: a gateway that never tells of responses, or is kept from it, does not have us hold its
+// clients' requests, however long these are.
+func TestOpenRequestsAreSmall(t *testing.T) {
+	settings := lists.DefaultSettings()
+	settings.ASEDetectedAttack = true
+	b := lists.NewBuilder(nil)
+	b.Set(settings)
+	answered := false
+	judge := shim.New(shim.Options{Detect: func(_ *http.Request, seen shim.Seen) (a apis.Answer, source lists.Source, ok bool) {
+		token, _ := seen.Credentials.Learnable()
+		answered = token.Value != ""
+		return a, source, false
+	}})
+	judge.UseAPIs(apis.NewSet(&apis.API{ID: "shop", Hostname: "*", URL: "/", EnableBlocking: true}))
+	judge.Use(b.Snapshot(1), nil, true)
+	s := New(Options{Shim: judge})
+	long := strings.Repeat("x", 100_000)
+	const token = "0123456789abcdefghij"
+	before := heapBytes()
+	for i := range 500 {
+		status, _ := post(s.Handler(), "/ase/request", clean("/shop", "authorization", "Bearer "+token, "x-long", long), "X-CorrelationID", fmt.Sprint("id", i))
+		if status != 200 {
+			t.Fatalf("status %d", status)
+		}
+	}
+	if grown := heapBytes() - before; grown > 8<<20 {
+		t.Errorf("500 open requests of 100 KB hold %d KB", grown>>10)
+	}
+	if answered {
+		t.Error("learned before the backend has answered")
+	}
+	post(s.Handler(), "/ase/response", `{"response_code":200}`, "X-CorrelationID", "id3")
+	post(s.Handler(), "/ase/request", clean("/shop", "authorization", "Bearer "+token))
+	if !answered {
+		t.Error("what is kept of a request is not enough to learn from its response")
+	}
+}
+
+func heapBytes() int64 {
+	var m runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc)
 }
 
 // TestServe: over one kept connection and over closed ones, until it is told to end.
