@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 
+	"golang.org/x/net/netutil"
+
 	"github.com/portcullis/portcullis/userspace/management"
 )
 
@@ -20,6 +22,10 @@ type ManagementConfig struct {
 	Key         string   `toml:"key"`
 	Hosts       []string `toml:"hosts"` // names that the node is called by, beside its addresses, localhost and its own
 }
+
+// maxManagement bounds the connections of the management API: whoever reaches its port may open some, and must not have
+// those that the proxy and the gateways need.
+const maxManagement = 256
 
 func (c ManagementConfig) wanted() bool { return c.Listen != "" }
 
@@ -58,7 +64,9 @@ func (c ManagementConfig) open(ctx context.Context, n *node) (*opened, error) {
 	}
 	s := management.New(management.Options{Login: n.control.Login, Hosts: hosts, Node: l.Addr().String(), Logger: n.log})
 	return &opened{
-		run:   func(ctx context.Context) error { return s.Serve(ctx, tls.NewListener(l, pair.Config())) },
+		run: func(ctx context.Context) error {
+			return s.Serve(ctx, tls.NewListener(netutil.LimitListener(l, maxManagement), pair.Config()))
+		},
 		close: func() { l.Close() },
 		https: []net.Addr{l.Addr()},
 	}, nil

@@ -3,6 +3,7 @@ package control
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"testing"
 	"time"
 )
@@ -79,5 +80,23 @@ func TestGuardIsBounded(t *testing.T) {
 	}
 	if _, ok := g.states[g.key("admin", true, fmt.Sprint(5*maxGuarded-1))]; !ok {
 		t.Error("the newest failure was forgotten first")
+	}
+}
+
+// TestGuardKnowsNetworks: who has an IPv6 network does not guess anew from each of its addresses.
+func TestGuardKnowsNetworks(t *testing.T) {
+	g := newGuard(newTestClock().Now)
+	from := func(address string) guardKey { return g.key("admin", true, placeOf(netip.MustParseAddr(address))) }
+	for i := range freeFailures {
+		k := from(fmt.Sprintf("2001:db8::%x", i))
+		if d := g.reserve(k); d != 0 {
+			t.Fatalf("attempt %d waits %v", i+1, d)
+		}
+		g.failed(k)
+	}
+	for address, waits := range map[string]bool{"2001:db8::ffff:1": true, "2001:db8:0:1::1": false, "192.0.2.1": false} {
+		if d := g.reserve(from(address)); (d > 0) != waits {
+			t.Errorf("an attempt from %s waits %v", address, d)
+		}
 	}
 }

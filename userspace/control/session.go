@@ -22,7 +22,7 @@ type Session struct {
 func (s *Server) Login(ctx context.Context, user, password string, from netip.Addr) (*Session, error) {
 	from = from.Unmap().WithZone("")
 	who := Caller{User: user, Via: viaREST, From: from.String(), UID: -1}
-	if err := s.loginFrom(ctx, "address "+from.String(), password, who); err != nil {
+	if err := s.loginFrom(ctx, placeOf(from), password, who); err != nil {
 		return nil, err
 	}
 	if s.users.isDefault(user) {
@@ -30,6 +30,16 @@ func (s *Server) Login(ctx context.Context, user, password string, from netip.Ad
 			Hint: "change it there with update_password"}
 	}
 	return &Session{s, who}, nil
+}
+
+// placeOf is what failed logins are counted under: who has an IPv6 address mostly has all of its /64.
+func placeOf(a netip.Addr) string {
+	if a.Is6() {
+		if network, err := a.Prefix(64); err == nil {
+			return "network " + network.String()
+		}
+	}
+	return "address " + a.String()
 }
 
 // Apply changes lists and switches, whole or not at all, as [Client.Apply] does.
