@@ -176,7 +176,7 @@ func (s *session) measure(ctx context.Context, r *report, p plan, w workload, al
 		}
 	}
 	for _, c := range all {
-		if got := results[c.name]; len(got) > 0 {
+		if got := results[c.name]; len(got) > 0 && slices.Contains(w.groups, c.group) {
 			r.add(w.name, c.name, c.group, got)
 			fmt.Fprintln(s.out, r.rows[len(r.rows)-1].line())
 		}
