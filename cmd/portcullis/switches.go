@@ -47,6 +47,9 @@ func (s nodeSwitch) command(on bool) *command {
 				return err
 			}
 			fmt.Fprintf(c.out, cmp.Or(s.form, "%s is now %s\n"), s.title, to)
+			if on && (s.name == "abs" || s.name == "abs_attack") {
+				c.note(noABS)
+			}
 			return nil
 		},
 	}

@@ -411,6 +411,12 @@ func nodeCommands() []*command {
 					"line: so many were dropped there since the line before, this one included. Nothing is recorded while nobody watches. Several may watch at " +
 					"once; who is too slow is told how many lines are missing.",
 				"With -w: the first 256 bytes of each packet, for Wireshark; its comment says why the packet was dropped. With -o json: an object a line."}},
+		{name: "abs_info", group: groupNode, flags: viewFlags, run: runABSInfo,
+			short: "Show what is exchanged with ABS",
+			long:  []string{"Nothing yet: this version keeps the switches, and neither uploads logs nor fetches the attack list."}},
+		{name: "cluster_info", group: groupNode, flags: viewFlags, run: runClusterInfo,
+			short: "Show the nodes of the cluster",
+			long:  []string{"This one alone: there is no cluster yet, and lists, APIs and tokens are each node's own."}},
 		{name: "log_level", group: groupNode, flags: viewFlags, run: runLogLevel,
 			args:  []arg{{name: "LEVEL", optional: true, words: logLevels, help: "the new level"}},
 			short: "Show or change the daemon's log level",
