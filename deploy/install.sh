@@ -40,6 +40,11 @@ generated() {
 		"$PREFIX/share/fish/vendor_completions.d/portcullis.fish" 'completion fish'
 }
 
+# gateways: what gateways are configured with to ask us, below deploy
+gateways() {
+	(cd "$top/deploy" && find nginx haproxy caddy traefik envoy -type f)
+}
+
 reload() {
 	if [ -z "$DESTDIR" ] && [ -d /run/systemd/system ]; then
 		systemctl daemon-reload
@@ -63,6 +68,9 @@ install_all() {
 	put 0644 "$work/unit" "$unit"
 	put 0644 "$top/deploy/portcullis.socket" "${unit%.service}.socket"
 	put 0644 "$top/deploy/portcullis.toml" "$PREFIX/share/doc/portcullis/portcullis.toml"
+	gateways | while read -r name; do
+		put 0644 "$top/deploy/$name" "$PREFIX/share/doc/portcullis/$name"
+	done
 	if [ -e "$DESTDIR$config" ]; then
 		echo "$DESTDIR$config (kept)"
 	else
@@ -85,6 +93,10 @@ uninstall_all() {
 	done
 	rm -f -- "$DESTDIR$binary" "$DESTDIR$ASE_HOME/bin/cli.sh" "$DESTDIR$ASE_HOME/bin/portcullis" \
 		"$DESTDIR$unit" "$DESTDIR${unit%.service}.socket" "$DESTDIR$PREFIX/share/doc/portcullis/portcullis.toml"
+	gateways | while read -r name; do
+		rm -f -- "$DESTDIR$PREFIX/share/doc/portcullis/$name"
+		rmdir -- "$DESTDIR$PREFIX/share/doc/portcullis/${name%/*}" 2>/dev/null || true
+	done
 	rmdir -p -- "$DESTDIR$ASE_HOME/bin" "$DESTDIR$PREFIX/share/doc/portcullis" 2>/dev/null || true
 	reload
 	echo "kept: $DESTDIR/etc/portcullis, $DESTDIR/var/lib/portcullis"
