@@ -72,7 +72,7 @@ bench: build ## measure packets and changes beside nftables, ipset, xdp-filter (
 	@go build -o bin/bench ./testenv/bench
 	@exec bin/bench -plan $(BENCH) -out $(if $(filter full,$(BENCH)),docs,.cache/bench)
 
-bench-check: ## a short run that fails when a ratio is beyond its floor (root; about 100 s)
+bench-check: ## a short run that fails when a ratio is beyond its floor (root; 2 to 3 minutes)
 	@.ci/deps bench
 	@go build -o bin/bench ./testenv/bench
 	@exec bin/bench -plan check -out ""

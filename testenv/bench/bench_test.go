@@ -201,6 +201,27 @@ func TestLiveFrames(t *testing.T) {
 	}
 }
 
+// TestDaemonSide measures two daemons with short lists, and finds the ratios of what they take.
+func TestDaemonSide(t *testing.T) {
+	s := newSession(t)
+	s.report.Daemon = new(daemonSide)
+	if err := s.measureDaemon(hosts("daemon", 5000, s.random)); err != nil {
+		t.Fatal(err)
+	}
+	d := s.report.Daemon
+	for name, v := range map[string]float64{
+		"add, 1 K": d.AddSmall.P99, "add": d.AddBig.P99, "import": d.LoadImport.Median, "nft": d.LoadNft.Median, "ipset": d.LoadIpset.Median,
+		"start": d.Startup.Median, "resident": d.Resident.Median,
+	} {
+		if v <= 0 {
+			t.Errorf("%s: %v", name, v)
+		}
+	}
+	if s.report.judge(); len(s.report.Ratios) != 3 { // those of memory are of a million
+		t.Errorf("ratios %+v", s.report.Ratios)
+	}
+}
+
 // TestFloors: a ratio beyond its floor is named, one that keeps it or has none is not.
 func TestFloors(t *testing.T) {
 	r := &report{Modes: []string{"lpm"}}

@@ -37,7 +37,7 @@ type wanted struct {
 	name   string
 	goal   float64
 	floor  float64 // while mode lpm is all there is
-	floors float64 // as soon as there is another; about 0.6 of what it does today
+	floors float64 // as soon as there is another; about 0.6 of what it does today, wider for what waits for the disk
 	atMost bool
 	of     func(r *report) (float64, bool)
 }
@@ -74,7 +74,7 @@ func ratios() []wanted {
 			lookups(hosts10M, blocked, best, hosts120K, blocked, best, overlapped)},
 		{"lookup, 1 M hosts, adversarial against blocked, overlapped: times slower", 1.5, 1.7, 2, true,
 			lookups(hosts1M, adversary, best, hosts1M, blocked, best, overlapped)},
-		{"lookup, blocked, 1 M hosts against 1 K, overlapped: times slower", 0, 80, 0, true,
+		{"lookup, blocked, 1 M hosts against 1 K, overlapped: times slower", 0, 80, 5, true,
 			lookups(hosts1M, blocked, best, hosts1K, blocked, best, overlapped)},
 
 		{"live, 1 M hosts, blocked, against nftables", 4, 0.3, 1.8, false, rates(hosts1M, blocked, nftables)},
@@ -91,14 +91,14 @@ func ratios() []wanted {
 			return a.Rate.Median / b.Rate.Median, ok && ok2
 		}},
 
-		{"daemon, p99 of an add with the big list, ms", 10, 0, 0, true, daemonValue(func(d daemonSide) float64 { return d.AddBig.P99 })},
-		{"daemon, p99 of an add, big list against 1 K: times slower", 1.5, 0, 0, true,
+		{"daemon, p99 of an add with the big list, ms", 10, 50, 50, true, daemonValue(func(d daemonSide) float64 { return d.AddBig.P99 })},
+		{"daemon, p99 of an add, big list against 1 K: times slower", 1.5, 5, 5, true,
 			daemonValue(func(d daemonSide) float64 { return d.AddBig.P99 / d.AddSmall.P99 })},
-		{"daemon, import of the big list from a file against nft -f: times slower", 1, 0, 0, true,
+		{"daemon, import of the big list from a file against nft -f: times slower", 1, 2.5, 2.5, true,
 			daemonValue(func(d daemonSide) float64 { return d.LoadImport.Median / d.LoadNft.Median })},
-		{"daemon, resident memory with 1 M hosts, MB", 350, 0, 0, true, ofMillion(func(d daemonSide) float64 { return d.Resident.Median })},
-		{"daemon, kernel memory with 1 M hosts, MB", 200, 0, 0, true, ofMillion(func(d daemonSide) float64 { return d.Kernel.Median })},
-		{"daemon, kernel memory with 1 M hosts after restarts, MB", 200, 0, 0, true, ofMillion(func(d daemonSide) float64 { return d.Restarted.Median })},
+		{"daemon, resident memory with 1 M hosts, MB", 350, 450, 450, true, ofMillion(func(d daemonSide) float64 { return d.Resident.Median })},
+		{"daemon, kernel memory with 1 M hosts, MB", 200, 260, 260, true, ofMillion(func(d daemonSide) float64 { return d.Kernel.Median })},
+		{"daemon, kernel memory with 1 M hosts after restarts, MB", 200, 400, 400, true, ofMillion(func(d daemonSide) float64 { return d.Restarted.Median })},
 	}
 }
 
