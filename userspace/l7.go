@@ -227,9 +227,7 @@ func (n *node) lookAround(ctx context.Context) {
 }
 
 // isProtected reports whether an address is never blocked.
-func (n *node) isProtected(a netip.Addr) bool {
-	return slices.ContainsFunc(*n.protected.Load(), func(p protection) bool { return p.prefix.Contains(a) })
-}
+func (n *node) isProtected(a netip.Addr) bool { return n.shielded.Load().Contains(a) } // findProtected came before
 
 // trustedProxies are those of the configuration, which was checked.
 func (n *node) trustedProxies() (all []netip.Prefix) {

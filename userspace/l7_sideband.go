@@ -3,57 +3,27 @@ package userspace
 import (
 	"context"
 	"errors"
-	"net"
-	"net/netip"
 	"time"
 
 	"github.com/portcullis/portcullis/userspace/control"
-	shimfront "github.com/portcullis/portcullis/userspace/shim/front"
 	"github.com/portcullis/portcullis/userspace/shim/sideband"
 )
 
 // SidebandConfig is ASE's sideband: POST /ase/request and /ase/response.
 type SidebandConfig struct {
-	Listen   string   `toml:"listen"`   // HOST:PORT; "": off
+	Listen   string   `toml:"listen"`   // HOST:PORT, or unix:/path; "": off
 	Gateways []string `toml:"gateways"` // who may ask, addresses and CIDRs; none: this host
 }
 
 func (c SidebandConfig) wanted() bool { return c.Listen != "" }
 
-func (c SidebandConfig) check(bad badKey) error {
-	if !c.wanted() {
-		return nil
-	}
-	for _, text := range c.Gateways {
-		if _, err := parsePrefix(text); err != nil {
-			return bad("gateways", "%q is not an IP address or CIDR", text)
-		}
-	}
-	return checkListen(bad, "listen", c.Listen)
-}
+func (c SidebandConfig) check(bad badKey) error { return checkGateway(bad, c.Listen, c.Gateways) }
 
 func (c SidebandConfig) open(_ context.Context, n *node) (*opened, error) {
-	var gateways []netip.Prefix
-	for _, text := range c.Gateways {
-		p, err := parsePrefix(text)
-		if err != nil {
-			return nil, err
-		}
-		gateways = append(gateways, p)
-	}
-	l, err := shimfront.Listen(c.Listen, gateways)
-	if err != nil {
-		return nil, err
-	}
-	s := sideband.New(sideband.Options{
+	return openGateway("sideband", c.Listen, c.Gateways, sideband.New(sideband.Options{
 		Shim: n.shim, Valid: n.tokens.Valid, Logger: n.log,
 		Authenticate: func() bool { return n.Snapshot().Settings().SidebandAuthentication },
-	})
-	return &opened{
-		run:   func(ctx context.Context) error { return s.Serve(ctx, l) },
-		close: func() { l.Close() },
-		http:  []net.Addr{l.Addr()},
-	}, nil
+	}))
 }
 
 // openTokens reads the sideband tokens. What is wrong with their file keeps nothing else from working: no gateway has a

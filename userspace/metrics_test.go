@@ -17,6 +17,7 @@ import (
 	"github.com/portcullis/portcullis/userspace/control"
 	"github.com/portcullis/portcullis/userspace/shim"
 	shimfront "github.com/portcullis/portcullis/userspace/shim/front"
+	"github.com/portcullis/portcullis/userspace/shim/proxy"
 )
 
 func testMetrics(t *testing.T) *metrics {
@@ -60,6 +61,9 @@ func testMetrics(t *testing.T) *metrics {
 		}},
 		frontNumbers{"check", func() shimfront.Counts { return shimfront.Counts{Passed: 90, Blocked: 5, Refused: 5, Undecided: 1} }, func() uint64 { return 7 }, nil},
 		frontNumbers{"spoe", func() shimfront.Counts { return shimfront.Counts{} }, func() uint64 { return 0 }, func() uint64 { return 2 }},
+		proxyNumbers{func() proxy.Stats {
+			return proxy.Stats{Accepted: 1, Backends: []proxy.Backend{{API: "shop", Address: "192.0.2.10:80", Well: true}}}
+		}},
 	}
 	return m
 }

@@ -10,6 +10,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/gaissmai/bart"
+
 	"github.com/portcullis/portcullis/lists"
 	"github.com/portcullis/portcullis/lists/store"
 	"github.com/portcullis/portcullis/loader"
@@ -43,6 +45,7 @@ type node struct {
 
 	protector  *protector
 	protected  atomic.Pointer[[]protection]
+	shielded   atomic.Pointer[bart.Lite] // the same prefixes, for a look at every request
 	interfaces atomic.Pointer[[]loader.Attachment]
 	noMetrics  atomic.Value // string: why Prometheus gets nothing
 	leftover   bool         // without interfaces: an earlier daemon's pins are there

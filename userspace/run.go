@@ -11,6 +11,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/gaissmai/bart"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/portcullis/portcullis/lists"
@@ -205,6 +206,13 @@ func (n *node) findProtected() []netip.Prefix {
 		if last := n.protected.Load(); last != nil {
 			found = *last // rather one too many than one too few
 		}
+	}
+	if last := n.protected.Load(); last == nil || !slices.Equal(*last, found) {
+		table := new(bart.Lite)
+		for _, p := range found {
+			table.Insert(p.prefix)
+		}
+		n.shielded.Store(table)
 	}
 	n.protected.Store(&found)
 	n.room.Store(int64(len(found)))
