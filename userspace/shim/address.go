@@ -36,7 +36,7 @@ func clientAddr(remote string, header http.Header, trusted []netip.Prefix) (clie
 			if more = comma >= 0; more {
 				hop, rest = rest[comma+1:], rest[:comma]
 			}
-			a, spelled, ok := parseHop(strings.Trim(hop, " \t"))
+			a, spelled, ok := parseHop(trimBlanks(hop))
 			if !ok {
 				return client, text, direct
 			}

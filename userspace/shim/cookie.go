@@ -19,7 +19,7 @@ func (w *work) cookieLine(line string) {
 			w.refuse(tooLarge("too many cookies"))
 			return
 		}
-		pair := strings.Trim(line[start:end], " \t")
+		pair := trimBlanks(line[start:end])
 		eq := strings.IndexByte(pair, '=')
 		switch {
 		case eq < 0:
@@ -98,7 +98,7 @@ func (w *work) oddPair(line string, start, end int) {
 		for nameStart > start && !separates(line[nameStart-1]) {
 			nameStart--
 		}
-		if whole := strings.Trim(line[start:nameEnd], " \t"); first && len(whole) > nameEnd-nameStart {
+		if whole := trimBlanks(line[start:nameEnd]); first && len(whole) > nameEnd-nameStart {
 			w.oddCookie(line, whole, eq+1, end) // names with spaces in them, which PHP takes for _
 		}
 		first = false
@@ -132,7 +132,7 @@ func (w *work) oddCookie(line, name string, start, end int) {
 	if comma := strings.IndexByte(value, ','); comma >= 0 {
 		w.cookieValue(tag, strings.TrimRight(value[:comma], " \t"))
 	}
-	if blank := strings.IndexAny(value, " \t"); blank >= 0 {
+	if blank := indexBlank(value); blank >= 0 {
 		w.cookieValue(tag, value[:blank])
 		if comma := strings.IndexByte(value[:blank], ','); comma >= 0 {
 			w.cookieValue(tag, value[:comma])

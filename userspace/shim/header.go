@@ -156,7 +156,7 @@ func (w *work) keyHeader(tag uint64, name string, values []string) {
 	w.from("header", name)
 	group := w.keyGroup(tag)
 	for _, v := range values {
-		v = strings.Trim(v, " \t")
+		v = trimBlanks(v)
 		w.occurs(group)
 		if len(values) == 1 && isPlain(v) {
 			w.buf = appendLower(w.buf[:0], name)
@@ -165,7 +165,7 @@ func (w *work) keyHeader(tag uint64, name string, values []string) {
 		w.apiKey(tag, v, false)
 		if comma := strings.IndexByte(v, ','); comma >= 0 {
 			for part := range strings.SplitSeq(v, ",") {
-				w.apiKey(tag, strings.Trim(part, " \t"), false)
+				w.apiKey(tag, trimBlanks(part), false)
 			}
 		}
 		if _, rest := cutWord(v); rest != "" { // Authorization: ApiKey KEY
@@ -218,8 +218,8 @@ func isPlain(s string) bool {
 
 // cutWord splits at the first white space; rest has none around it.
 func cutWord(s string) (word, rest string) {
-	if i := strings.IndexAny(s, " \t"); i >= 0 {
-		return s[:i], strings.Trim(s[i:], " \t")
+	if i := indexBlank(s); i >= 0 {
+		return s[:i], trimBlanks(s[i:])
 	}
 	return s, ""
 }
@@ -227,26 +227,27 @@ func cutWord(s string) (word, rest string) {
 // authorization reads tokens and Basic user names from one field; alone: there is no other.
 func (w *work) authorization(line string, alone bool) {
 	w.from("header", "Authorization")
-	line = strings.Trim(line, " \t")
+	line = trimBlanks(line)
 	bearer := false // what has no scheme has that of what came before
-	for part := range strings.SplitSeq(line, ",") {
-		part = strings.Trim(part, " \t")
-		if part == "" {
+	for rest, more := line, true; more; {
+		var part string
+		part, rest, more = strings.Cut(rest, ",")
+		if part = trimBlanks(part); part == "" {
 			continue
 		}
-		scheme, rest := cutWord(part)
+		scheme, token := cutWord(part)
 		switch {
-		case rest == "":
-			rest = part
+		case token == "":
+			token = part
 		case strings.EqualFold(scheme, "Basic"):
-			w.basic(rest)
+			w.basic(token)
 			continue
 		default:
 			bearer = strings.EqualFold(scheme, "Bearer")
 		}
 		w.occurs(groupToken)
-		plain := alone && bearer && len(part) == len(line) && len(line) == len("Bearer ")+len(rest)
-		w.tokenValue(rest, bearer, false, plain && isPlain(rest))
+		plain := alone && bearer && len(part) == len(line) && len(line) == len("Bearer ")+len(token)
+		w.tokenValue(token, bearer, false, plain && isPlain(token))
 	}
 	if scheme, rest := cutWord(line); strings.IndexByte(rest, ',') >= 0 && !strings.EqualFold(scheme, "Basic") {
 		w.speller.each(rest, false, func(value string, how spelling) { w.reading(lists.KindToken, 0, value, how) })
@@ -271,7 +272,7 @@ func (w *work) tokenValue(v string, bearer, decode, plain bool) {
 		w.canonical(key{kind: lists.KindToken, form: formStrict, value: v}, 0, groupToken)
 	}
 	w.speller.each(v, decode, func(value string, how spelling) { w.reading(lists.KindToken, 0, value, how) })
-	if i := strings.LastIndexAny(v, " \t"); i >= 0 { // Bearer Bearer TOKEN
+	if i := lastBlank(v); i >= 0 { // Bearer Bearer TOKEN
 		w.speller.each(v[i+1:], decode, func(value string, how spelling) { w.reading(lists.KindToken, 0, value, how) })
 	}
 	w.done()

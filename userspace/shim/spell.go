@@ -86,6 +86,38 @@ func (p *speller) charsets(v string, how spelling, f func(string, spelling)) {
 	f(textOf(p.c), latin1)
 }
 
+// trimBlanks takes spaces and tabs away at both ends.
+func trimBlanks(s string) string {
+	for s != "" && isBlank(s[0]) {
+		s = s[1:]
+	}
+	for s != "" && isBlank(s[len(s)-1]) {
+		s = s[:len(s)-1]
+	}
+	return s
+}
+
+// indexBlank returns where the first space or tab is, -1 if there is none.
+func indexBlank(s string) int {
+	space := strings.IndexByte(s, ' ')
+	before := s
+	if space >= 0 {
+		before = s[:space]
+	}
+	if tab := strings.IndexByte(before, '\t'); tab >= 0 {
+		return tab
+	}
+	return space
+}
+
+// lastBlank returns where the last space or tab is, -1 if there is none.
+func lastBlank(s string) int {
+	if indexBlank(s) < 0 {
+		return -1
+	}
+	return max(strings.LastIndexByte(s, ' '), strings.LastIndexByte(s, '\t'))
+}
+
 func encoded(s string) bool { return strings.IndexByte(s, '%') >= 0 || strings.IndexByte(s, '+') >= 0 }
 
 func ascii(s string) bool {

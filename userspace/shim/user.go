@@ -58,11 +58,11 @@ func (w *work) basic(credentials string) {
 func (w *work) userHeader(name string, values []string) {
 	w.from("header", name)
 	for _, v := range values {
-		v = strings.Trim(v, " \t")
+		v = trimBlanks(v)
 		w.user(v, false)
 		if strings.IndexByte(v, ',') >= 0 {
 			for part := range strings.SplitSeq(v, ",") {
-				w.user(strings.Trim(part, " \t"), false)
+				w.user(trimBlanks(part), false)
 			}
 		}
 	}
@@ -85,7 +85,7 @@ func (w *work) vouched(c Claims) {
 func (w *work) jwtHeader(p *plan, name, line string, alone bool) {
 	w.from("header", name)
 	for part := range strings.SplitSeq(line, ",") {
-		part = strings.Trim(part, " \t")
+		part = trimBlanks(part)
 		if _, rest := cutWord(part); rest != "" {
 			part = rest
 		}
