@@ -2,8 +2,10 @@ package shim
 
 import (
 	"crypto/tls"
+	"fmt"
 	"net/http"
 	"net/url"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -262,5 +264,18 @@ func TestWorstCases(t *testing.T) {
 		if took := processorTime() - start; took > 100*time.Millisecond {
 			t.Errorf("path %.20s: %v takes %v", path, d.Reason, took)
 		}
+	}
+}
+
+// TestLimitsAreDocumented: docs/L7.md says the limits.
+func TestLimitsAreDocumented(t *testing.T) {
+	text, err := os.ReadFile("../../docs/L7.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	row := fmt.Sprintf("| %d KiB | %d lines | %d | %d KiB | %d | %d | %d KiB |",
+		MaxHeaderBytes>>10, MaxHeaders, MaxCookies, MaxQueryBytes>>10, MaxParameters, MaxTokens, MaxPathBytes>>10)
+	if !strings.Contains(string(text), row) {
+		t.Errorf("docs/L7.md does not say %q", row)
 	}
 }
