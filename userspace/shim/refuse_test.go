@@ -168,6 +168,21 @@ func TestPaths(t *testing.T) {
 	}
 }
 
+// TestEveryReadingOfAPathCounts: also that of the last of five APIs, when it alone enforces the lists.
+func TestEveryReadingOfAPathCounts(t *testing.T) {
+	urls := []string{"/", "/x", "/x/A", "/x/a/b", "/x/A/b"}
+	for _, enforced := range urls {
+		var all []*apis.API
+		for i, u := range urls {
+			all = append(all, &apis.API{ID: fmt.Sprint("a", i), Hostname: "*", URL: u, EnableBlocking: u == enforced})
+		}
+		s := newShim(t, l7, all, black(lists.KindToken, "", "bad"))
+		if d := s.Decide(get("//x/A%2Fb;q", "Authorization: Bearer bad")); d.Reason != Blacklisted {
+			t.Errorf("only %s enforces: %v", enforced, d.Reason)
+		}
+	}
+}
+
 // TestDetect: detectors are asked about what passes, and told the truth.
 func TestDetect(t *testing.T) {
 	var told Seen

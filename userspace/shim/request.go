@@ -204,7 +204,7 @@ func cleanHost(s string) (string, bool) {
 }
 
 // maxAPIs is how many APIs the readings of one path can belong to.
-const maxAPIs = 4
+const maxAPIs = 6
 
 // find fills w.found with the APIs that a backend may take the request to belong to, the one that it is sent to first.
 //
