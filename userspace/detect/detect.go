@@ -92,13 +92,15 @@ func (d *Detector) Look(r Request) (f Finding, ok bool) {
 		return Finding{Source: lists.Decoy, Answer: unauthorized, Attack: true}, true
 	}
 	if f, ok = violation(r); ok {
-		if f.Attack && settings.ASEDetectedAttack {
+		if f.Attack && settings.ASEDetectedAttack && !sentByAnotherSite(r.HTTP) {
 			d.list(f.Source, firstOf(r), "request to "+r.API.ID)
 		}
 		return f, true
 	}
 	if settings.ASEDetectedAttack && missesToken(r) {
-		d.list(lists.MissingToken, addressOf(r.Client), "no token in a request to "+r.API.ID)
+		if !sentByAnotherSite(r.HTTP) {
+			d.list(lists.MissingToken, addressOf(r.Client), "no token in a request to "+r.API.ID)
+		}
 		return Finding{Source: lists.MissingToken, Answer: unauthorized, Attack: true}, true
 	}
 	return Finding{}, false
@@ -112,11 +114,12 @@ func (d *Detector) decoy(r Request, settings lists.Settings) (Finding, bool) {
 		return Finding{}, false
 	}
 	now := d.options.Now()
-	listed := context && settings.ASEDetectedAttack && settings.Firewall && !r.Whitelisted && r.Client.IsValid()
+	foreign := sentByAnotherSite(r.HTTP)
+	listed := context && settings.ASEDetectedAttack && settings.Firewall && !r.Whitelisted && !foreign && r.Client.IsValid()
 	switch {
 	case listed:
 		d.list(lists.Decoy, addressOf(r.Client), "touched a decoy of "+r.API.ID)
-	case !r.Whitelisted:
+	case !r.Whitelisted && !foreign:
 		d.touched.add(r.Client, now)
 	}
 	if d.options.Alert != nil && d.alerted.add(r.Client, now) {

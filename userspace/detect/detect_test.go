@@ -227,6 +227,45 @@ func TestDecoyOutOfContext(t *testing.T) {
 	}
 }
 
+// TestPagesOfOthersBlockNobody: a page can have its visitors' browsers send requests that look like attacks. They are
+// answered, and said to the alert, but it is not the visitors who are to be blacklisted. Those who go to the API by
+// themselves are, whatever else they say.
+func TestPagesOfOthersBlockNobody(t *testing.T) {
+	trap := apis.Decoy{Enabled: true, Answer: teapot}
+	decoy := &apis.API{ID: "trap", URL: "/trap", EnableBlocking: true, Decoy: trap}
+	shop := &apis.API{ID: "shop", URL: "/shop", EnableBlocking: true}
+	inShop := &apis.API{ID: "shop", URL: "/shop", EnableBlocking: true, Decoy: apis.Decoy{Enabled: true, Answer: teapot, Subpaths: []string{"/admin"}}}
+	get := &apis.API{ID: "shop", URL: "/shop", EnableBlocking: true, Pattern: apis.Pattern{Methods: []string{"GET"}, ContentType: "application/json"}}
+	mandatory := &apis.API{ID: "shop", URL: "/shop", EnableBlocking: true, TokenMandatory: true}
+	for _, test := range []struct {
+		name         string
+		api          *apis.API
+		method, path string
+	}{
+		{"an image that is a decoy", inShop, "GET", "/shop/admin"},
+		{"an image of a decoy API", decoy, "GET", "/trap"},
+		{"a form", get, "POST", "/shop"},
+		{"a preflight", get, "OPTIONS", "/shop"},
+		{"an image without a token", mandatory, "GET", "/shop"},
+	} {
+		for site, blamed := range map[string]bool{"cross-site": false, "Cross-Site": false, "same-origin": true, "none": true, "x, cross-site": true} {
+			k := newRig(nil)
+			r := request(test.method, test.path, nil, "Sec-Fetch-Site", site)
+			f, ok := k.Look(Request{HTTP: r, API: test.api, Client: client, Credentials: creds{cookie: cookie}})
+			if !ok || !f.Attack {
+				t.Errorf("%s, %s: gets through", test.name, site)
+			}
+			k.Look(Request{HTTP: request("GET", "/shop/x", nil), API: shop, Client: client})
+			if (len(k.listed) > 0) != blamed {
+				t.Errorf("%s, %s: blacklisted %v", test.name, site, k.listed)
+			}
+			if len(k.touches) > 1 || len(k.touches) == 0 && test.api.Decoy.Enabled || !blamed && len(k.touches) == 1 && k.touches[0].Listed {
+				t.Errorf("%s, %s: alerts %v", test.name, site, k.touches)
+			}
+		}
+	}
+}
+
 func TestMemoryIsBounded(t *testing.T) {
 	m := newMemory(100)
 	now := time.Unix(0, 0)

@@ -66,6 +66,14 @@ func mediaType(v string) string {
 	return strings.TrimSpace(v)
 }
 
+// sentByAnotherSite: a browser says that a page of somebody else's had it send the request (Sec-Fetch-Site, which pages
+// cannot set). Such a page can have each of its visitors fetch a decoy, by an image, or send what the API does not take:
+// they are answered as everybody, and not blacklisted for it. An attacker who says the same of himself is refused every
+// time, and gains nothing else.
+func sentByAnotherSite(r *http.Request) bool {
+	return slices.ContainsFunc(r.Header["Sec-Fetch-Site"], func(v string) bool { return strings.EqualFold(v, "cross-site") })
+}
+
 // missesToken: a browser asks by OPTIONS, without credentials, whether it may send the real request (CORS): that is no
 // attack.
 func missesToken(r Request) bool {
