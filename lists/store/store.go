@@ -78,11 +78,12 @@ type Store struct {
 	queueMu sync.Mutex
 	queue   []*request
 
-	writer  chan struct{} // holds one token while somebody writes; guards db, unsaved and lastTry
-	db      *database
-	unsaved []work    // published, but not on disk: see hold
-	lastTry time.Time // when unsaved was last tried, on the clock
-	keys    *keyring
+	writer   chan struct{} // holds one token while somebody writes; guards db, unsaved, leftover and lastTry
+	db       *database
+	unsaved  []work    // published, but not on disk: see hold
+	leftover bool      // the WAL may hold a change that was refused
+	lastTry  time.Time // when unsaved was last tried, on the clock
+	keys     *keyring
 
 	unscrubbed bool // an upgrade left values in the file that were not sealed
 

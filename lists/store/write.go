@@ -219,6 +219,9 @@ func (s *Store) save(todo []work) error {
 	} else if s.changed(err) {
 		s.log.Error("lists could not be written", "path", s.path, "error", err)
 	}
+	// What failed may stand in the WAL all the same, whole, and a crash would bring it back: the next transaction writes
+	// over it. So one that changes nothing is made before the refusal is answered, and again by Run until it succeeds.
+	s.leftover = err != nil && s.db.save(nil, s.lastTry, s.options.History) != nil
 	s.failed(err)
 	return err
 }
