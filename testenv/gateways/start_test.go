@@ -39,7 +39,7 @@ func startNginx(r *rig) string {
 	main := r.write("nginx/nginx.conf", fmt.Sprintf(nginxMain, r.dir+"/nginx"))
 	r.deployed("nginx/portcullis-http.conf", "nginx/conf.d/portcullis.conf", "127.0.0.1:8411", r.check)
 	r.deployed("nginx/portcullis-server.conf", "nginx/snippets/portcullis.conf", "/var/log/nginx/portcullis-undecided.log", r.dir+"/undecided.log")
-	r.deployed("nginx/portcullis-ask.conf", "nginx/snippets/portcullis-ask.conf")
+	r.deployed("nginx/portcullis-ask.conf", "nginx/snippets/portcullis-ask.conf", "timeout 1s;", "timeout 10s;")
 	r.deployed("nginx/site.conf", "nginx/sites-enabled/site", "listen 80", "listen "+address, "127.0.0.1:8000", r.app,
 		"/var/log/nginx/access.log", r.dir+"/access.log", "include proxy_params", "include /etc/nginx/proxy_params")
 	r.answers(r.start("nginx", nil, "nginx", "-e", "stderr", "-c", main), address)
@@ -48,11 +48,11 @@ func startNginx(r *rig) string {
 
 func startHAProxy(r *rig) string {
 	address := freeAddress(r.t)
-	var smaller []string
+	patient := []string{"timeout processing 500ms", "timeout processing 3s"}
 	if r.small {
-		smaller = []string{"    max-waiting-frames 200\n", "    max-waiting-frames 200\n    max-frame-size 256\n"}
+		patient = append(patient, "    max-waiting-frames 200\n", "    max-waiting-frames 200\n    max-frame-size 256\n")
 	}
-	engine := r.deployed("haproxy/portcullis.spoe", "haproxy/portcullis.spoe", smaller...)
+	engine := r.deployed("haproxy/portcullis.spoe", "haproxy/portcullis.spoe", patient...)
 	main := r.deployed("haproxy/haproxy.cfg", "haproxy/haproxy.cfg", "bind :80\n", "bind "+address+"\n", "/etc/haproxy/portcullis.spoe", engine,
 		"127.0.0.1:8412", r.spoe, "127.0.0.1:8000", r.app)
 	r.answers(r.start("haproxy", nil, "haproxy", "-db", "-f", main), address)
@@ -62,6 +62,7 @@ func startHAProxy(r *rig) string {
 func startCaddy(r *rig) string {
 	address := freeAddress(r.t)
 	site := r.deployed("caddy/Caddyfile", "caddy/site", ":80 {", ":"+port(address)+" {", "127.0.0.1:8411", r.check, "127.0.0.1:8000", r.app,
+		"dial_timeout 1s", "dial_timeout 10s", "header_timeout 1s", "header_timeout 10s",
 		"uri /check/forward\n", "uri /check/forward\n\t\ttrusted_proxies "+trusted+"/32\n")
 	main := r.write("caddy/Caddyfile", "{\n\tadmin off\n}\nimport "+site+"\n")
 	env := []string{"HOME=" + r.dir, "XDG_DATA_HOME=" + r.dir, "XDG_CONFIG_HOME=" + r.dir}
