@@ -43,16 +43,20 @@ func goCookie(lines []string, name string) (values []string) {
 }
 
 // nginxCookie is $cookie_NAME by ngx_http_parse_multi_header_lines: the first match, names in any case, pairs begin
-// after ; or , and end at ;.
+// after ; or , and end at ;. What follows the name counts as read even if it is no =. TestNginxReads asks nginx itself.
 func nginxCookie(lines []string, name string) []string {
 	for _, line := range lines {
 		line = strings.Trim(line, " ")
 		for at := 0; at < len(line); {
 			if len(line)-at >= len(name) && strings.EqualFold(line[at:at+len(name)], name) {
-				rest := strings.TrimLeft(line[at+len(name):], " ")
-				if value, ok := strings.CutPrefix(rest, "="); ok {
-					value, _, _ = strings.Cut(strings.TrimLeft(value, " "), ";")
+				for at += len(name); at < len(line) && line[at] == ' '; at++ {
+				}
+				if at < len(line) && line[at] == '=' {
+					value, _, _ := strings.Cut(strings.TrimLeft(line[at+1:], " "), ";")
 					return []string{value}
+				}
+				if at++; at > len(line) {
+					break
 				}
 			}
 			next := strings.IndexAny(line[at:], ";,")
