@@ -29,7 +29,7 @@ func TestIndexSize(t *testing.T) {
 		n = 20_000
 	}
 	r := rand.New(rand.NewPCG(*indexSeed, 3))
-	for _, length := range []int{32, 31, 30, 29, 28, 27, 25, 24, 23, 21, 20, 19, 18} {
+	for _, length := range []int{32, 31, 30, 29, 28, 27, 26, 25, 24, 23, 22, 21, 20, 19, 18} {
 		table := scattered(r, n, length)
 		x := newTestIndex(t, table, &memory{left: 1000}, r.Uint64())
 		entries, _ := table.Len()
