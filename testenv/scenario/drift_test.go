@@ -2,9 +2,13 @@ package scenario
 
 import (
 	"net/netip"
+	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/cilium/ebpf"
+
+	"github.com/portcullis/portcullis/bpf"
 	"github.com/portcullis/portcullis/loader"
 	"github.com/portcullis/portcullis/loader/compile"
 )
@@ -40,5 +44,22 @@ func TestWhyTellsDrift(t *testing.T) {
 			!strings.Contains(out.Stderr, "kernel and store do not agree: "+test.says) {
 			t.Errorf("why %s: %+v", test.address, out)
 		}
+	}
+}
+
+// TestMismatchIsSaid: what the kernel's self-check has counted degrades the node and is in its status.
+func TestMismatchIsSaid(t *testing.T) {
+	r := start(t)
+	checks, err := ebpf.LoadPinnedMap(filepath.Join(r.daemon.PinDir, bpf.MapChecks), nil)
+	r.must(err)
+	defer checks.Close()
+	var perCPU []bpf.Check
+	r.must(checks.Lookup(uint32(0), &perCPU))
+	perCPU[0].Packets, perCPU[0].Mismatches = perCPU[0].Packets+70, 3
+	r.must(checks.Update(uint32(0), perCPU, ebpf.UpdateAny))
+	s, err := r.daemon.Status()
+	r.must(err)
+	if len(s.Degraded) != 1 || !strings.HasPrefix(s.Degraded[0], "kernel: the index contradicted the tries for 3 of ") {
+		t.Errorf("degraded %q", s.Degraded)
 	}
 }
