@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -164,7 +165,7 @@ func (n *node) startShim(ctx context.Context) (err error) {
 	}
 	n.shim = shim.New(shim.Options{
 		IPEnforcement: n.config.ipEnforcement(), WhitelistScope: n.config.WhitelistScope,
-		TrustedProxies: n.trustedProxies(), Protected: n.isProtected, Detect: n.detection.look, Logger: n.log, Now: n.store.Clock().Now,
+		TrustedProxies: n.trustedProxies(), Protected: n.isProtected, Detect: n.detection.look, Logger: n.log, Now: coarse(n.store.Clock().Now),
 	})
 	n.definitions.follow(n.shim.UseAPIs)
 	use := n.shim.Use
@@ -209,6 +210,24 @@ func (n *node) runL7(ctx context.Context, g *errgroup.Group) {
 			}
 			return nil
 		})
+	}
+}
+
+// coarseness is how old the time may be that requests are judged at. Ends of entries are whole seconds.
+const coarseness = 5 * time.Millisecond
+
+// coarse returns a clock that asks now, which is a system call, only now and then.
+func coarse(now func() time.Time) func() time.Time {
+	type reading struct{ at, now time.Time }
+	var last atomic.Pointer[reading]
+	return func() time.Time {
+		at := time.Now()
+		r := last.Load()
+		if r == nil || at.Sub(r.at) >= coarseness {
+			r = &reading{at, now()}
+			last.Store(r)
+		}
+		return r.now
 	}
 }
 

@@ -26,10 +26,11 @@ const (
 )
 
 // Answered tells what status the backend answered a passed request with: a credential that it accepted (2xx, 3xx) is
-// one that detectors may blacklist, one that it refuses (401) no longer. It is worth a call only where detectors are.
+// one that detectors may blacklist, one that it refuses (401) no longer. Nothing is remembered while ASE detected attacks are off.
 func (s *Shim) Answered(d Decision, status int) {
 	good := status >= http.StatusOK && status < http.StatusBadRequest
-	if s.accepted == nil || d.Verdict != Pass || !good && status != http.StatusUnauthorized {
+	if s.accepted == nil || !s.index.Load().settings.ASEDetectedAttack ||
+		d.Verdict != Pass || !good && status != http.StatusUnauthorized {
 		return
 	}
 	w := works.Get().(*work)
