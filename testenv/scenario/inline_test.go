@@ -22,6 +22,9 @@ import (
 const inlineAPI = `{"api_metadata": {"protocol": "http", "url": "/shop", "hostname": "*", "cookie": "JSESSIONID", "enable_blocking": true,
   "oauth2_access_token": true, "servers": [{"host": %q, "port": 8000}]}}`
 
+// session begins each session cookie: shorter ones are not taken for one client's.
+const session = "0123456789abcdef"
+
 // serveInside answers requests behind the gateway with who they are forwarded for; /chat changes to another protocol
 // and echoes.
 func (r *rig) serveInside() {
@@ -57,7 +60,7 @@ func (r *rig) inline(h *testenv.Host, path, cookie string) (status, body string)
 	}}
 	q, err := http.NewRequest("GET", "http://shop.com"+path, nil)
 	r.must(err)
-	q.Header.Set("Cookie", "JSESSIONID="+cookie)
+	q.Header.Set("Cookie", "JSESSIONID="+session+cookie)
 	q.Header.Set("X-Forwarded-For", "203.0.113.99")
 	a, err := (&http.Client{Transport: tr, Timeout: 20 * time.Second}).Do(q)
 	r.must(err)
@@ -93,14 +96,14 @@ func TestInline(t *testing.T) {
 	r.must(err)
 	defer chat.Close()
 	_ = chat.SetDeadline(time.Now().Add(20 * time.Second))
-	_, err = io.WriteString(chat, "GET /shop/chat HTTP/1.1\r\nHost: shop.com\r\nCookie: JSESSIONID=a\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
+	_, err = io.WriteString(chat, "GET /shop/chat HTTP/1.1\r\nHost: shop.com\r\nCookie: JSESSIONID="+session+"a\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
 	r.must(err)
 	in := bufio.NewReader(chat)
 	if a, err := http.ReadResponse(in, nil); err != nil || a.StatusCode != 101 {
 		t.Fatalf("upgrade: %v, %v", a, err)
 	}
 
-	r.cli("add_blacklist", "cookie", "JSESSIONID", "a")
+	r.cli("add_blacklist", "cookie", "JSESSIONID", session+"a")
 	listed := time.Now()
 	expect(r.Client, "/shop/1", "a", "403 Unauthorized", "Error: Unauthorized")
 	expect(r.Client, "/shop/1", "b", "200 OK", forClient)

@@ -33,9 +33,9 @@ func TestAccessLog(t *testing.T) {
 		return d, q.URL.Path == "/b"
 	}
 	c := r.dial()
-	c.send("GET /a%%22b?access_token=secret HTTP/1.1\r\nHost: shop.com\r\nUser-Agent: x\"y\\\xff\r\nX-Forwarded-For: 192.0.2.9\r\n\r\n")
+	c.send("GET /a%%22b?access_token=a-secret-of-many-bytes HTTP/1.1\r\nHost: shop.com\r\nUser-Agent: x\"y\\\xff\r\nX-Forwarded-For: 192.0.2.9\r\n\r\n")
 	c.read("GET")
-	c.send("POST /p HTTP/1.1\r\nHost: shop.com\r\nContent-Length: 3\r\nCookie: session=s3\r\nAuthorization: Bearer t3\r\nX-API-Key: k3\r\nX-User: u3\r\n\r\nabc")
+	c.send("POST /p HTTP/1.1\r\nHost: shop.com\r\nContent-Length: 3\r\nCookie: session=cookie-0123456789\r\nAuthorization: Bearer token-0123456789\r\nX-API-Key: k3\r\nX-User: u3\r\n\r\nabc")
 	c.read("POST")
 	c.send("GET /b HTTP/1.1\r\nHost: shop.com\r\nCookie: session=very secret\r\n\r\n")
 	c.read("GET")
@@ -71,10 +71,10 @@ func TestAccessLog(t *testing.T) {
 		return m
 	}
 	want := []map[string]any{
-		line(map[string]any{"path": "/a\"b", "client": "192.0.2.9", "peer": "127.0.0.1", "bytes": 32.0, "server": b.address, "user_agent": "x\"y\\\ufffd",
-			"token": short(lists.KindToken, "", "secret")}),
+		line(map[string]any{"path": "/a\"b", "client": "192.0.2.9", "peer": "127.0.0.1", "bytes": 48.0, "server": b.address, "user_agent": "x\"y\\\ufffd",
+			"token": short(lists.KindToken, "", "a-secret-of-many-bytes")}),
 		line(map[string]any{"path": "/p", "method": "POST", "bytes": 9.0, "server": b.address,
-			"cookie": short(lists.KindCookie, "session", "s3"), "token": short(lists.KindToken, "", "t3"),
+			"cookie": short(lists.KindCookie, "session", "cookie-0123456789"), "token": short(lists.KindToken, "", "token-0123456789"),
 			"api_key": short(lists.KindAPIKey, "x-api-key", "k3"), "username": short(lists.KindUsername, "", "u3")}),
 		line(map[string]any{"path": "/b", "status": 403.0, "verdict": "block", "reason": "blacklisted", "bytes": 19.0, "entry_kind": "cookie", "entry": hash}),
 		line(map[string]any{"api": nil, "path": "", "host": "", "status": 400.0, "verdict": "refuse", "reason": "malformed", "bytes": 24.0}),

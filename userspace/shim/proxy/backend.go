@@ -53,6 +53,7 @@ type server struct {
 	outUntil atomic.Int64  // Unix nanoseconds
 	unwell   atomic.Bool   // by the active check
 	failed   atomic.Uint64 // for metrics
+	turn     atomic.Uint64 // of its pool, in which it was picked last
 
 	mu     sync.Mutex
 	idle   []*upstream // the last one is the freshest
@@ -267,7 +268,7 @@ func (s *server) dialPlain(ctx context.Context) (net.Conn, error) {
 type pool struct {
 	api     *apis.API
 	servers []*server
-	turn    atomic.Uint32
+	turn    atomic.Uint64
 }
 
 // pick returns the server with the fewest requests among those that are well, in turns where several have; not: those
@@ -284,10 +285,8 @@ func (p *pool) pick(now int64, not []*server) (*server, error) {
 	}
 	var best, spare *server
 	var least int64
-	start := int(p.turn.Add(1))
 next:
-	for i := range p.servers {
-		s := p.servers[(start+i)%len(p.servers)]
+	for _, s := range p.servers {
 		for _, tried := range not {
 			if tried == s {
 				continue next
@@ -296,9 +295,11 @@ next:
 		switch {
 		case s.unwell.Load():
 		case s.outUntil.Load() > now:
-			spare = s
+			if spare == nil || s.turn.Load() < spare.turn.Load() {
+				spare = s
+			}
 		default:
-			if n := s.active.Load(); best == nil || n < least {
+			if n := s.active.Load(); best == nil || n < least || n == least && s.turn.Load() < best.turn.Load() {
 				best, least = s, n
 			}
 		}
@@ -309,6 +310,7 @@ next:
 	if best == nil {
 		return nil, errAllDown
 	}
+	best.turn.Store(p.turn.Add(1))
 	return best, nil
 }
 
