@@ -77,12 +77,12 @@ bench-check: ## a short run that fails when a ratio is beyond its floor (root; 2
 	@go build -o bin/bench ./testenv/bench
 	@exec bin/bench -plan check -out ""
 
-bench-l7: ## measure HTTP requests beside nginx, HAProxy and Caddy (about 6 minutes; writes docs/BENCHMARKS-L7.md)
+bench-l7: ## measure HTTP requests beside nginx, HAProxy and Caddy (about 8 minutes; writes docs/BENCHMARKS-L7.md)
 	@.ci/deps bench-l7
 	@go build -o bin/benchl7 ./testenv/benchl7
 	@exec bin/benchl7 -plan $(BENCH) -out $(if $(filter full,$(BENCH)),docs,.cache/bench)
 
-bench-l7-check: ## a short run of it that fails when a ratio is below its floor
+bench-l7-check: ## a short run of it that fails when a ratio is below its floor, or memory grows
 	@.ci/deps bench-l7
 	@go build -o bin/benchl7 ./testenv/benchl7
 	@exec bin/benchl7 -plan check -out ""

@@ -89,7 +89,7 @@ func (f frontNumbers) Collect(out chan<- prometheus.Metric) {
 		out <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(v), labels...)
 	}
 	c := f.counts()
-	answers := desc("front_answers_total", "Requests that a gateway asked about, by what it was answered; undecided ones were answered as blocked.", "front", "verdict")
+	answers := desc("front_answers_total", "Requests that a gateway asked about, by what it was answered; undecided: it could not be told, and was answered as blocked, by the sideband with 400 or 413.", "front", "verdict")
 	count(answers, c.Passed, f.name, "pass")
 	count(answers, c.Blocked, f.name, "block")
 	count(answers, c.Refused, f.name, "refuse")
