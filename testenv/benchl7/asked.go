@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -16,6 +17,7 @@ import (
 	"github.com/portcullis/portcullis/userspace/apis"
 	"github.com/portcullis/portcullis/userspace/shim"
 	"github.com/portcullis/portcullis/userspace/shim/check"
+	"github.com/portcullis/portcullis/userspace/shim/sideband"
 	"github.com/portcullis/portcullis/userspace/shim/spoe"
 )
 
@@ -24,6 +26,7 @@ const (
 	bySPOE        = "SPOE"
 	byAuthRequest = "auth_request"
 	directly      = "decision" // the generator asks
+	bySideband    = "sideband" // the same
 )
 
 // Who is asked besides us.
@@ -43,6 +46,8 @@ func asking() []contender {
 		{askedNone, byAuthRequest, "nginx forwards without asking", startAuthRequest("")},
 		{ours, directly, "the check endpoint asked as nginx asks it, a million identifiers listed", startEndpoint("check")},
 		{askedEmpty, directly, "the bare net/http handler, asked the same", startEndpoint("check-nothing")},
+		{ours, bySideband, "the sideband asked as a gateway with a policy for ASE asks it, a million identifiers listed", startEndpoint("sideband")},
+		{askedEmpty, bySideband, "a bare net/http handler that reads as much and answers 200", startEndpoint("sideband-nothing")},
 	}
 }
 
@@ -50,6 +55,7 @@ const (
 	workSPOE        = "HAProxy asks by SPOE, a browser's headers, 64 kept connections"
 	workAuthRequest = "nginx asks by auth_request, a browser's headers, 64 kept connections"
 	workDirectly    = "a decision alone, 8 kept connections"
+	workSideband    = "POST /ase/request, 8 kept connections"
 )
 
 // question is browser as nginx asks about it.
@@ -58,11 +64,20 @@ const question = "GET /check/nginx HTTP/1.1\r\nHost: portcullis\r\nX-Original-Me
 	"Accept: application/json\r\nAccept-Language: en-US,en;q=0.5\r\nAccept-Encoding: gzip, deflate, br\r\n" +
 	"Cookie: session=4f0c1a7be2d94d1d8c5c; theme=dark\r\nAuthorization: Bearer 2YotnFZFEjr1zCsicMWpAA\r\n\r\n"
 
+// sidebandQuestion is browser as the sideband is asked about it.
+func sidebandQuestion() string {
+	body := `{"source_ip":"192.0.2.7","source_port":4711,"method":"GET","url":"/shop/items?page=2","http_version":"1.1","headers":[{"host":"shop.example"},` +
+		`{"user-agent":"Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0"},{"accept":"application/json"},` +
+		`{"cookie":"session=4f0c1a7be2d94d1d8c5c; theme=dark"},{"authorization":"Bearer 2YotnFZFEjr1zCsicMWpAA"}]}`
+	return fmt.Sprintf("POST /ase/request HTTP/1.1\r\nHost: portcullis\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
+}
+
 func askingWorkloads() []workload {
 	return []workload{
 		{name: workSPOE, groups: []string{bySPOE}, Connections: 64, Status: 200, Request: browser},
 		{name: workAuthRequest, groups: []string{byAuthRequest}, Connections: 64, Status: 200, Request: browser},
 		{name: workDirectly, groups: []string{directly}, Connections: 8, Status: 204, Request: question},
+		{name: workSideband, groups: []string{bySideband}, Connections: 8, Status: 200, Request: sidebandQuestion()},
 	}
 }
 
@@ -91,6 +106,13 @@ func runAsked(ctx context.Context, role, address string) error {
 	case "check":
 		e := check.New(check.Options{Decide: judge().Decide})
 		serve = func() error { return e.Serve(ctx, l) }
+	case "sideband":
+		e := sideband.New(sideband.Options{Shim: judge()})
+		serve = func() error { return e.Serve(ctx, l) }
+	case "sideband-nothing":
+		serve = func() error {
+			return http.Serve(l, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { _, _ = io.Copy(io.Discard, r.Body) }))
+		}
 	case "check-nothing":
 		serve = func() error {
 			return http.Serve(l, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) }))

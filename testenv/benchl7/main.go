@@ -26,10 +26,10 @@ import (
 
 func main() {
 	var o options
-	role := flag.String("role", "", "what a child of this program is: backend, load, proxy, stdlib, spoe, spoe-nothing, check, check-nothing")
+	role := flag.String("role", "", "what a child of this program is: backend, backend-big, load, proxy, stdlib, or spoe, check, sideband, each with -nothing too")
 	flag.StringVar(&o.plan, "plan", "full", "full, quick or check (fails when a ratio is below its floor)")
 	flag.StringVar(&o.out, "out", "docs", "folder for BENCHMARKS-L7.md, from the top folder; \"\": none")
-	flag.StringVar(&o.only, "only", "", "measure only contenders whose group and name have this in them")
+	flag.StringVar(&o.only, "only", "", "measure only contenders whose group and name have this in them; memory: only what is held")
 	address := flag.String("address", "", "of a child: where it listens or whom it loads")
 	backend := flag.String("backend", "", "of a proxy: whom it forwards to")
 	load := flag.String("load", "", "of a load: what to send, as JSON")
@@ -46,7 +46,9 @@ func main() {
 		err = runLoad(ctx, *address, *load, os.Stdout)
 	case "stdlib":
 		err = runStdlib(ctx, *address, *backend)
-	case "spoe", "spoe-nothing", "check", "check-nothing":
+	case "backend-big":
+		err = runBig(ctx, *address)
+	case "spoe", "spoe-nothing", "check", "check-nothing", "sideband", "sideband-nothing":
 		err = runAsked(ctx, *role, *address)
 	case "proxy":
 		err = runProxy(ctx, *address, *backend)
@@ -63,16 +65,17 @@ type options struct{ plan, out, only string }
 
 // plan is how long a run measures.
 type plan struct {
-	rounds int
-	each   time.Duration
-	check  bool // fail below a floor
+	rounds  int
+	each    time.Duration
+	clients int  // divides how many hold something of the proxy
+	check   bool // fail below a floor
 }
 
 func plans() map[string]plan {
 	return map[string]plan{
-		"full":  {rounds: 5, each: 2 * time.Second},
-		"quick": {rounds: 3, each: 2 * time.Second},
-		"check": {rounds: 3, each: 2 * time.Second, check: true},
+		"full":  {rounds: 5, each: 2 * time.Second, clients: 1},
+		"quick": {rounds: 3, each: 2 * time.Second, clients: 10},
+		"check": {rounds: 3, each: 2 * time.Second, clients: 10, check: true},
 	}
 }
 
@@ -132,6 +135,11 @@ func run(ctx context.Context, o options, out io.Writer) error {
 			return err
 		}
 	}
+	if strings.Contains(memory, o.only) {
+		if err := s.measureHeld(ctx, r, p); err != nil {
+			return err
+		}
+	}
 	fmt.Fprint(out, r.text())
 	if o.out != "" {
 		path := filepath.Join(root, o.out, "BENCHMARKS-L7.md")
@@ -156,7 +164,7 @@ type contest struct {
 
 // measure runs one workload against each contender that takes it, round by round.
 func (s *session) measure(ctx context.Context, r *report, p plan, w workload, all []*contest) error {
-	results := make(map[string][]result)
+	results := make(map[*contest][]result)
 	for round := range p.rounds + 1 { // the first is a warm-up
 		for _, c := range all {
 			if !slices.Contains(w.groups, c.group) {
@@ -171,12 +179,12 @@ func (s *session) measure(ctx context.Context, r *report, p plan, w workload, al
 				return fmt.Errorf("%s, %s: %w", w.name, c.name, err)
 			}
 			if round > 0 {
-				results[c.name] = append(results[c.name], got)
+				results[c] = append(results[c], got)
 			}
 		}
 	}
 	for _, c := range all {
-		if got := results[c.name]; len(got) > 0 && slices.Contains(w.groups, c.group) {
+		if got := results[c]; len(got) > 0 {
 			r.add(w.name, c.name, c.group, got)
 			fmt.Fprintln(s.out, r.rows[len(r.rows)-1].line())
 		}

@@ -9,6 +9,7 @@ import (
 	"net/http/httputil"
 	"net/url"
 	"os"
+	"runtime/debug"
 	"strconv"
 	"time"
 
@@ -45,6 +46,7 @@ func runProxy(ctx context.Context, address, backend string) error {
 	if err != nil {
 		return err
 	}
+	debug.FreeOSMemory() // what making the lists left
 	fmt.Println(l.Addr())
 	return p.Run(ctx, proxy.Listeners{Plain: []net.Listener{l}})
 }

@@ -2,7 +2,6 @@ package main
 
 import (
 	"bufio"
-	"errors"
 	"fmt"
 	"math"
 	"net"
@@ -47,6 +46,7 @@ type report struct {
 	machine  []string
 	versions []string
 	rows     []row
+	held     []held
 }
 
 func newReport(name string, p plan) *report {
@@ -119,17 +119,6 @@ func (r *report) ratio(workload, name, over string) float64 {
 	return a.perCPU / b.perCPU
 }
 
-// check fails when a ratio is below its floor.
-func (r *report) check() error {
-	var failed []error
-	for _, f := range floors {
-		if got := r.ratio(f.workload, f.name, f.over); got < f.least {
-			failed = append(failed, fmt.Errorf("%s: %s does %.2f times the requests per CPU second of %s, the floor is %.2f", f.workload, f.name, got, f.over, f.least))
-		}
-	}
-	return errors.Join(failed...)
-}
-
 // text is what a terminal shows at the end.
 func (r *report) text() string {
 	var b strings.Builder
@@ -141,6 +130,9 @@ func (r *report) text() string {
 				}
 			}
 		}
+	}
+	for _, g := range r.goals() {
+		fmt.Fprintf(&b, "goal: %s: %s, want %s: %s\n", g.what, g.got, g.want, map[bool]string{true: "met", false: "missed"}[g.met])
 	}
 	return b.String()
 }
@@ -171,8 +163,16 @@ func (r *report) document() string {
 		}
 		fmt.Fprintf(&b, "| %s | %.0f (%.0f to %.0f) | %s | %s | %.0f | %v | %v |\n", w.name, w.perCPU, w.least, w.most, w.cpu(), times, w.perSecond, w.p50, w.p99)
 	}
-	return b.String()
+	if len(r.held) > 0 {
+		b.WriteString("\n## Memory of the proxy while clients hold on to it\n\n| clients | resident before | at most | more |\n|---|---|---|---|\n")
+		for _, h := range r.held {
+			fmt.Fprintf(&b, "| %d %s | %.1f MB | %.1f MB | %.1f MB |\n", h.clients, h.what, mb(h.before), mb(h.most), mb(h.most-h.before))
+		}
+	}
+	return b.String() + r.goalTable()
 }
+
+func mb(bytes int64) float64 { return float64(bytes) / (1 << 20) }
 
 func port(address string) string {
 	_, p, _ := net.SplitHostPort(address)

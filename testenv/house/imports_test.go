@@ -37,7 +37,7 @@ var rooms = map[string][]string{
 	"cmd/portcullis":  {"lists", "lists/format", "userspace", "userspace/control"},
 	"testenv":         {},
 	"testenv/bench":   {"bpf", "lists", "lists/store", "loader", "loader/compile", "testenv", "testenv/generator", "userspace/control"},
-	"testenv/benchl7": {"lists", "testenv", "userspace/apis", "userspace/shim", "userspace/shim/check", "userspace/shim/proxy", "userspace/shim/spoe"},
+	"testenv/benchl7": {"lists", "testenv", "userspace/apis", "userspace/shim", "userspace/shim/check", "userspace/shim/proxy", "userspace/shim/sideband", "userspace/shim/spoe"},
 	"testenv/demo":    {"testenv"},
 
 	"testenv/differential": {},
