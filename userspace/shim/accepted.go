@@ -25,10 +25,11 @@ const (
 	formForged
 )
 
-// Answered tells what status the backend answered a passed request with: a credential that it accepted (2xx, 3xx) is
-// one that detectors may blacklist, one that it refuses (401) no longer. Nothing is remembered while ASE detected attacks are off.
+// Answered tells what status the backend answered a passed request with: a credential that it accepted (2xx; a redirect
+// may lead to the login) is one that detectors may blacklist, one that it refuses (401) no longer. Nothing is remembered
+// while ASE detected attacks are off.
 func (s *Shim) Answered(d Decision, status int) {
-	good := status >= http.StatusOK && status < http.StatusBadRequest
+	good := status >= http.StatusOK && status < http.StatusMultipleChoices
 	if s.accepted == nil || !s.index.Load().settings.ASEDetectedAttack ||
 		d.Verdict != Pass || !good && status != http.StatusUnauthorized {
 		return
