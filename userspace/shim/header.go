@@ -177,27 +177,30 @@ func (w *work) keyHeader(tag uint64, name string, values []string) {
 
 // apiKey looks the readings of one value up under the name in w.folded, and under the other names that an API has.
 func (w *work) apiKey(tag uint64, v string, decode bool) {
-	read := func(tag uint64) {
-		w.speller.each(v, decode, func(value string, how spelling) { w.reading(lists.KindAPIKey, tag, value, how) })
+	if w.trace != nil || w.index.lists(lists.KindAPIKey, tag) {
+		w.apiKeyAs(tag, v, decode)
 	}
-	read(tag)
 	for _, p := range w.plans[:w.apis] {
-		other := p.queryName
+		other, name := p.query, p.queryName
 		if tag == p.query {
-			other = p.headerName
+			other, name = p.header, p.headerName
 		} else if tag != p.header {
 			continue
 		}
-		if other == "" || !w.index.lists(lists.KindAPIKey, w.index.name(other)) {
+		if other == tag || other == 0 || !w.index.lists(lists.KindAPIKey, other) {
 			continue
 		}
 		mine := len(w.folded)
-		w.folded = append(w.folded, other...)
-		whole := w.folded
-		w.folded = whole[mine:]
-		read(w.index.name(other))
-		w.folded = whole[:mine]
+		both := append(w.folded, name...)
+		w.folded = both[mine:]
+		w.apiKeyAs(other, v, decode)
+		w.folded = both[:mine]
 	}
+}
+
+// apiKeyAs looks them up under the name in w.folded alone.
+func (w *work) apiKeyAs(tag uint64, v string, decode bool) {
+	w.speller.each(v, decode, func(value string, how spelling) { w.reading(lists.KindAPIKey, tag, value, how) })
 }
 
 // isPlain reports whether every backend takes a header or cookie value for what it is: no spaces, quotes, escapes or

@@ -1,6 +1,7 @@
 package shim
 
 import (
+	"encoding/binary"
 	"net/http"
 	"net/netip"
 	"slices"
@@ -153,10 +154,9 @@ func isMethod(s string) bool {
 // hasControl reports whether s holds a control character other than a tab, or DEL.
 func hasControl(s string) bool {
 	const ones, high = 0x0101010101010101, 0x8080808080808080
-	i := 0
-	for ; i+8 <= len(s); i += 8 {
-		x := uint64(s[i]) | uint64(s[i+1])<<8 | uint64(s[i+2])<<16 | uint64(s[i+3])<<24 |
-			uint64(s[i+4])<<32 | uint64(s[i+5])<<40 | uint64(s[i+6])<<48 | uint64(s[i+7])<<56
+	b, i := bytesOf(s), 0
+	for ; i+8 <= len(b); i += 8 {
+		x := binary.LittleEndian.Uint64(b[i:])
 		// A byte below 0x20 borrows into its top bit; 0x7f becomes 0 and does too. Either may be a false alarm.
 		if ((x-ones*0x20)&^x|((x^ones*0x7f)-ones)&^(x^ones*0x7f))&high != 0 && anyControl(s[i:i+8]) {
 			return true
