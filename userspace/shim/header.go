@@ -158,7 +158,7 @@ func (w *work) keyHeader(tag uint64, name string, values []string) {
 	for _, v := range values {
 		v = trimBlanks(v)
 		w.occurs(group)
-		if len(values) == 1 && isPlain(v) {
+		if len(values) == 1 && w.strictCounts(lists.KindAPIKey) && isPlain(v) {
 			w.buf = appendLower(w.buf[:0], name)
 			w.canonical(key{kind: lists.KindAPIKey, form: formHeader, name: textOf(w.buf), value: v}, w.index.name(textOf(w.buf)), group)
 		}
@@ -249,7 +249,7 @@ func (w *work) authorization(line string, alone bool) {
 			bearer = strings.EqualFold(scheme, "Bearer")
 		}
 		w.occurs(groupToken)
-		plain := alone && bearer && len(part) == len(line) && len(line) == len("Bearer ")+len(token)
+		plain := alone && bearer && (w.strictCounts(lists.KindToken) || w.strictCounts(lists.KindUsername)) && len(part) == len(line) && len(line) == len("Bearer ")+len(token)
 		w.tokenValue(token, bearer, false, plain && isPlain(token))
 	}
 	if scheme, rest := cutWord(line); strings.IndexByte(rest, ',') >= 0 && !strings.EqualFold(scheme, "Basic") {

@@ -35,8 +35,8 @@ func (w *work) parameter(pair string, plain bool) {
 	}
 	w.folded = w.speller.foldEncoded(w.folded[:0], name)
 	tag := w.index.name(textOf(w.folded))
-	plain = plain && isUnreserved(value)
 	if string(w.folded) == "access-token" {
+		plain = plain && isUnreserved(value)
 		w.occurs(groupToken)
 		w.from("query", name)
 		w.tokenValue(value, true, true, plain && name == "access_token")
@@ -45,7 +45,7 @@ func (w *work) parameter(pair string, plain bool) {
 		w.from("query", name)
 		group := w.keyGroup(tag)
 		w.occurs(group)
-		if plain {
+		if plain && w.strictCounts(lists.KindAPIKey) && isUnreserved(value) {
 			w.canonical(key{kind: lists.KindAPIKey, form: formStrict, name: name, value: value}, w.index.name(name), group)
 		}
 		w.apiKey(tag, value, true)
@@ -60,7 +60,7 @@ func (w *work) parameter(pair string, plain bool) {
 		if p.jwtQuery == tag {
 			w.from("query", name)
 			w.buf = percentDecode(w.buf[:0], value, false)
-			w.jwtUser(p, textOf(w.buf), plain)
+			w.jwtUser(p, textOf(w.buf), plain && isUnreserved(value))
 		}
 	}
 }

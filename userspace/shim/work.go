@@ -231,6 +231,9 @@ func (w *work) blacklisted(h hit) {
 // canonical looks an identifier up on the whitelist that is spelled as an entry would be. Until [work.end] it is open
 // whether that counts: it does if nothing else of its group occurs.
 func (w *work) canonical(k key, name uint64, group uint64) {
+	if !w.strictCounts(k.kind) {
+		return
+	}
 	var matches []Match
 	c := candidate{hit: hit{kind: k.kind, name: w.idName(k.kind), value: k.value}, group: group, found: -1}
 	if w.index.count.white[k.kind] > 0 {
@@ -245,6 +248,11 @@ func (w *work) canonical(k key, name uint64, group uint64) {
 	}
 	w.current = len(w.strict)
 	w.strict = append(w.strict, c)
+}
+
+// strictCounts reports whether it matters that an identifier of that kind is spelled as an entry would be.
+func (w *work) strictCounts(kind lists.Kind) bool {
+	return w.index.count.white[kind] > 0 || w.trace != nil
 }
 
 // done ends the reading of one identifier.
