@@ -34,7 +34,8 @@ const (
 	reasons         = iota
 )
 
-// Decision is what was decided about one request. It holds on to strings of the request, to nothing else of it.
+// Decision is what was decided about one request. It holds on to the header and to strings of the request, to nothing
+// else of it.
 type Decision struct {
 	Verdict Verdict
 	Reason  Reason
