@@ -168,6 +168,14 @@ func (r *rig) outage(g gateway, address string) {
 		}
 		return err
 	})
+	if g.name == "nginx" {
+		text, err := os.ReadFile(filepath.Join(r.dir, "access.log"))
+		for _, want := range []string{" 503 portcullis=undecided\n", " 200 portcullis=-\n", " 403 portcullis=blacklisted\n"} {
+			if err != nil || !strings.Contains(string(text), want) {
+				r.t.Errorf("no %q in the access log: %v\n%s", want, err, text)
+			}
+		}
+	}
 	r.startDaemon()
 	r.settled(address)
 	for _, q := range []request{

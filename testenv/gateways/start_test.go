@@ -17,7 +17,7 @@ type gateway struct {
 
 func all() []gateway {
 	return []gateway{
-		{name: "nginx", start: startNginx, decoy: answer{403, "Error: Unauthorized"}, undecided: 503, log: "undecided.log", logged: "GET /open/"},
+		{name: "nginx", start: startNginx, decoy: answer{403, "Error: Unauthorized"}, undecided: 503, log: "undecided.log", logged: "GET /open/x HTTP/1.1\" 204 portcullis=undecided"},
 		{name: "haproxy", start: startHAProxy, decoy: answer{200, "welcome"}, undecided: 503, log: "haproxy.log", logged: "portcullis=undecided"},
 		{name: "caddy", start: startCaddy, decoy: answer{403, "welcome"}, undecided: 503, log: "caddy.log", logged: `"X-Portcullis-Reason":["undecided"]`},
 	}
