@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -50,7 +51,13 @@ func (c ManagementConfig) open(ctx context.Context, n *node) (*opened, error) {
 	cert, key := c.Certificate, c.Key
 	if cert == "" {
 		cert, key = filepath.Join(n.config.StateDir, "management.crt"), filepath.Join(n.config.StateDir, "management.key")
-		if err := management.SelfSigned(cert, key, hosts); err != nil {
+		names := hosts
+		if host, _, err := net.SplitHostPort(c.Listen); err == nil {
+			if a, err := netip.ParseAddr(host); err == nil && !a.IsUnspecified() {
+				names = append(slices.Clone(hosts), a.WithZone("").String())
+			}
+		}
+		if err := management.SelfSigned(cert, key, names); err != nil {
 			return nil, err
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"log/slog"
 	"net"
+	"path/filepath"
 	"testing"
 	"time"
 )
@@ -60,5 +61,23 @@ func TestManagementConnectionsAreBounded(t *testing.T) {
 	}
 	if err := greet(time.Minute); err != nil {
 		t.Errorf("when they are gone: %v", err)
+	}
+}
+
+// TestManagementCertificateNamesTheListener: clients that trust the self-signed file reach the address of listen.
+func TestManagementCertificateNamesTheListener(t *testing.T) {
+	n := &node{config: DefaultConfig(), log: slog.New(slog.DiscardHandler)}
+	n.config.StateDir = t.TempDir()
+	o, err := ManagementConfig{Listen: "127.0.0.9:0"}.open(t.Context(), n)
+	if err != nil {
+		t.Fatal(err)
+	}
+	o.close()
+	pair, err := tls.LoadX509KeyPair(filepath.Join(n.config.StateDir, "management.crt"), filepath.Join(n.config.StateDir, "management.key"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := pair.Leaf.VerifyHostname("127.0.0.9"); err != nil {
+		t.Error(err)
 	}
 }
