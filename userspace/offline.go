@@ -2,8 +2,8 @@ package userspace
 
 import (
 	"errors"
-	"fmt"
 	"os"
+	"strings"
 
 	"github.com/portcullis/portcullis/loader"
 	"github.com/portcullis/portcullis/userspace/control"
@@ -35,9 +35,14 @@ func offlineError(verb, pinDir string, err error) error {
 		wire.Code, wire.Hint = control.CodeForbidden, "run it as root"
 	case errors.Is(err, loader.ErrNotLoaded):
 		wire.Code, wire.Hint = control.CodeNotFound, "name the directory that the daemon was given: --pin-dir DIR"
+		if _, err := os.Stat(pinDir); err == nil {
+			wire.Hint = "see what is pinned: ls " + pinDir + "; or " + wire.Hint
+		}
 	case errors.Is(err, loader.ErrNoInterface):
 		wire.Code, wire.Hint = control.CodeNotFound, "see what is pinned: ls "+pinDir
 	}
-	wire.Message = fmt.Sprintf("%s: %s", verb, err)
+	if wire.Message = err.Error(); !strings.HasPrefix(wire.Message, verb) {
+		wire.Message = verb + ": " + wire.Message
+	}
 	return wire
 }

@@ -14,6 +14,9 @@ import (
 // maxDefinition is the most that is read of a definition: the daemon refuses less.
 const maxDefinition = 1 << 20
 
+// noAPI is said where the last API is gone: nothing else would tell before the site is down.
+const noAPI = "there is no API: every HTTP request that is judged is answered with 503 until add_api"
+
 func apiCommands() []*command {
 	file := []arg{{name: "FILE", file: true, help: "an API JSON of ASE; its name without .json is the ID of the API"}}
 	id := []arg{{name: "ID", help: "the ID of an API"}}
@@ -68,13 +71,18 @@ func (c *call) changeAPI(how control.DefinitionChange) error {
 	for _, n := range notes {
 		c.note(n)
 	}
+	if err == nil && how == control.DeleteAPI {
+		if left, err := cl.APIs(c.ctx); err == nil && len(left) == 0 {
+			c.note(noAPI)
+		}
+	}
 	return err
 }
 
 func readDefinition(path string) (string, error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return "", fmt.Errorf("read API definition: %w", err)
+		return "", &usageError{"read API definition: " + err.Error(), "name a file that you may read"}
 	}
 	defer f.Close()
 	text, err := io.ReadAll(io.LimitReader(f, maxDefinition))
@@ -99,6 +107,9 @@ func runListAPI(c *call) error {
 	}
 	if c.json() {
 		return writeJSON(c.out, all)
+	}
+	if len(all) == 0 {
+		c.note(noAPI)
 	}
 	for _, a := range all {
 		if a.Problem != "" {

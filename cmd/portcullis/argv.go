@@ -322,9 +322,9 @@ func commandNames(table []*command) []string {
 	return names
 }
 
-// nearest returns the name at most two edits away from what was typed, or "".
+// nearest returns the name at most two edits away from what was typed (one for each three letters: "nope" is no "top"), or "".
 func nearest(typed string, names []string) string {
-	best, found := 3, ""
+	best, found := min(2, len(typed)/3)+1, ""
 	if len(typed) > 64 {
 		return ""
 	}

@@ -80,6 +80,7 @@ func TestNothingIsSilentlyIgnored(t *testing.T) {
 	for line, want := range map[string]string{
 		"block 1.2.3.4 --ttl 1h":                     `unknown command "block"`,
 		"add_blacklst ip 1.1.1.1":                    `unknown command "add_blacklst" (did you mean add_blacklist?`,
+		"nope":                                       `unknown command "nope" (portcullis help lists the commands)`,
 		"–u admin status":                            `unknown command "–u" (that is a dash, not a hyphen: type -u)`,
 		"-u admin":                                   `no command given`,
 		"-u":                                         `--user needs a value: --user USER`,

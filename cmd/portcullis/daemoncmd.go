@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -41,8 +42,15 @@ func runServe(c *call) error {
 		stop() // a second signal ends us at once
 		notify(c.err, daemon.SdNotifyStopping)
 	})
-	return userspace.Run(ctx, conf, buildVersion(), log, out.ready)
+	err = userspace.Run(ctx, conf, buildVersion(), log, out.ready)
+	if errors.Is(err, userspace.ErrConfig) && !c.cli.IsSet("config") && len(conf.Interfaces) == 0 {
+		return &usageError{err.Error(), "no configuration was read: give --config " + defaultConfigFile + ", as the systemd unit does"}
+	}
+	return err
 }
+
+// defaultConfigFile is where make install puts the configuration. serve reads it only if it is told to.
+const defaultConfigFile = "/etc/portcullis/portcullis.toml"
 
 // notify tells systemd, if it started us.
 func notify(errs io.Writer, state string) {

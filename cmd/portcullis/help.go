@@ -6,7 +6,7 @@ import (
 	"strings"
 )
 
-const tagline = "Portcullis drops the packets of listed clients in the kernel."
+const tagline = "Portcullis blocks listed clients: their packets in the kernel, their HTTP requests in a layer of its own."
 
 // passwordRule is the rule of parser.passwordFollows, for help and documents.
 const passwordRule = "The word after -p is the password. It is asked for instead where nothing or a flag follows, or the name of a " +
