@@ -336,3 +336,27 @@ func TestStats(t *testing.T) {
 		}
 	}
 }
+
+// TestTagsAreNotEnough: a value whose quick hash is that of a listed one is not taken for it.
+func TestTagsAreNotEnough(t *testing.T) {
+	s := newShim(t, l7, []*apis.API{root()}, black(lists.KindToken, "", "bad"))
+	r := get("/", "Authorization: Bearer bad")
+	if d := s.Decide(r); d.Verdict != Block {
+		t.Fatalf("%v", d.Reason)
+	}
+	changed := 0
+	for _, sh := range s.index.Load().values.shards {
+		if sh == nil {
+			continue
+		}
+		for i := range sh.slots {
+			if sh.slots[i].meta != 0 {
+				sh.slots[i].sum[1] ^= 1
+				changed++
+			}
+		}
+	}
+	if d := s.Decide(r); changed != 1 || d.Verdict != Pass {
+		t.Errorf("with another value of the same hash listed (%d): %v", changed, d.Reason)
+	}
+}
