@@ -21,7 +21,7 @@ build: ## build bin/portcullis and bin/cli.sh
 	CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags '-s -w -X main.version=$(VERSION)' -o bin/portcullis ./cmd/portcullis
 	@cmp -s deploy/cli.sh bin/cli.sh || install -m 0755 deploy/cli.sh bin/cli.sh
 
-demo: build ## show the seed's commands drop and pass real packets (root; about 10 s)
+demo: build ## show the commands drop and pass real packets (root; about 10 s)
 	@go build -o bin/demo ./testenv/demo
 	@exec bin/demo
 

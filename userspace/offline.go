@@ -38,6 +38,9 @@ func offlineError(verb, pinDir string, err error) error {
 		if _, err := os.Stat(pinDir); err == nil {
 			wire.Hint = "see what is pinned: ls " + pinDir + "; or " + wire.Hint
 		}
+		if verb == "bypass" {
+			wire.Hint += "; a host without interfaces has no bypass, let everything pass with: disable_firewall"
+		}
 	case errors.Is(err, loader.ErrNoInterface):
 		wire.Code, wire.Hint = control.CodeNotFound, "see what is pinned: ls "+pinDir
 	}

@@ -64,7 +64,7 @@ func TestCLIDocumentIsCurrent(t *testing.T) {
 func writeDocument(w io.Writer, table []*command) error {
 	fmt.Fprint(w, "# The command line\n\nThis page is made from the table of commands and from the scripts that test them (`make generate`).\n\n")
 	fmt.Fprint(w, "`cli.sh` is `portcullis` under the name scripts know. A command line is\n\n```\ncli.sh [-u USER] [-p [PASSWORD]] COMMAND [ARGUMENTS]\n```\n\n")
-	fmt.Fprint(w, "Standard output carries the words of the seed alone. `error:`, `hint:`, `warning:` and `note:` lines, one line each, go to standard error.\n\n")
+	fmt.Fprint(w, "Standard output carries the words of ASE alone. `error:`, `hint:`, `warning:` and `note:` lines, one line each, go to standard error.\n\n")
 	fmt.Fprint(w, "## Commands\n\n")
 	for _, g := range groups {
 		fmt.Fprintf(w, "### %s\n\n| command | what it does |\n|---|---|\n", g)

@@ -53,7 +53,7 @@ func writeMan(w io.Writer, table []*command) {
 	r := roff{w}
 	fmt.Fprintf(w, ".TH PORTCULLIS 1 \"\" \"%s\" \"User Commands\"\n", r.escape("portcullis "+buildVersion()))
 	r.section("Name")
-	fmt.Fprintln(w, `portcullis \- drop the packets of listed clients in the kernel`)
+	fmt.Fprintln(w, `portcullis \- block packets and HTTP requests of listed clients`)
 	r.section("Synopsis")
 	fmt.Fprintln(w, `.B portcullis`)
 	fmt.Fprintln(w, `[\fB\-u\fR \fIUSER\fR] [\fB\-p\fR [\fIPASSWORD\fR]] \fICOMMAND\fR [\fIARGUMENTS\fR]`)

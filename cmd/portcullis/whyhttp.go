@@ -67,7 +67,7 @@ func (c *call) question() (control.HTTPQuestion, error) {
 	if what != "-" {
 		f, err := os.Open(what)
 		if err != nil {
-			return control.HTTPQuestion{}, fmt.Errorf("read request: %w", err)
+			return control.HTTPQuestion{}, &usageError{"read request: " + err.Error(), "name a file that you may read, or a URL with its scheme: why --http https://shop.com/"}
 		}
 		defer f.Close()
 		in = f

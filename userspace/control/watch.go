@@ -123,7 +123,7 @@ func (s *Server) registerWatch(login []map[string][]string) {
 
 func (s *Server) getWatch(ctx context.Context, in *watchInput) (*huma.StreamResponse, error) {
 	if s.watch == nil {
-		return nil, &Error{Code: CodeFailed, Message: "this daemon cannot watch"}
+		return nil, &Error{Code: CodeFailed, Message: "this daemon sees no packets: it has no interfaces", Hint: "dropped packets show on a host with interfaces; requests: status, and why --http"}
 	}
 	filter, err := in.filter()
 	if err != nil {
