@@ -6,11 +6,13 @@ import (
 	"errors"
 	"net/netip"
 	"os"
+	"runtime"
 	"testing"
 	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/ringbuf"
+	"golang.org/x/sys/unix"
 )
 
 // samples empties the ring.
@@ -118,8 +120,34 @@ func TestSamples(t *testing.T) {
 	}
 }
 
+// stayOnCPU keeps the test on one CPU: a long run of a program may else be moved in its middle, to counters of
+// another.
+func stayOnCPU(t *testing.T) {
+	t.Helper()
+	runtime.LockOSThread()
+	var before, one unix.CPUSet
+	if err := unix.SchedGetaffinity(0, &before); err != nil {
+		t.Fatal(err)
+	}
+	cpu := 0
+	for !before.IsSet(cpu) {
+		cpu++
+	}
+	one.Set(cpu)
+	if err := unix.SchedSetaffinity(0, &one); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.SchedSetaffinity(0, &before); err != nil {
+			t.Error(err)
+		}
+		runtime.UnlockOSThread()
+	})
+}
+
 // TestSamplesAreFew: a flood gives a burst and then one sample an interval; the last tells how many packets there were.
 func TestSamplesAreFew(t *testing.T) {
+	stayOnCPU(t)
 	k := load(t)
 	k.fill(t, 0, everyoneV4...)
 	k.set(t, Control{Layout: Layout, Watch: monotonic(t) + hour})
