@@ -2,7 +2,6 @@ package check
 
 import (
 	"context"
-	"errors"
 	"io"
 	"log/slog"
 	"net"
@@ -68,23 +67,7 @@ func (e *Endpoint) Serve(ctx context.Context, l net.Listener) error {
 		ErrorLog:       slog.NewLogLogger(e.log.Handler(), slog.LevelDebug),
 		ConnState:      e.bound,
 	}
-	stopped := make(chan struct{})
-	stop := context.AfterFunc(ctx, func() {
-		defer close(stopped)
-		grace, cancel := context.WithTimeout(context.Background(), time.Second)
-		defer cancel()
-		if s.Shutdown(grace) != nil {
-			s.Close()
-		}
-	})
-	err := s.Serve(l)
-	if !stop() {
-		<-stopped
-	}
-	if errors.Is(err, http.ErrServerClosed) {
-		return nil
-	}
-	return err
+	return front.Serve(ctx, s, l, time.Second)
 }
 
 // bound closes a connection that is one too many.
