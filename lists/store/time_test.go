@@ -177,7 +177,7 @@ func TestExpiry(t *testing.T) {
 	if err != nil || u.Whole || len(u.Changes) != 10 || u.Snapshot.Generation() != generation+1 || u.Snapshot.Len(lists.Blacklist) != 1 {
 		t.Fatalf("%+v, %v", u, err)
 	}
-	if late := time.Since(start); late > time.Second {
+	if late := time.Since(start); late > 5*time.Second { // at once, and what a busy machine adds to it
 		t.Errorf("removed %v late", late)
 	}
 	n := 0
