@@ -3,7 +3,6 @@ package userspace
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -18,6 +17,7 @@ import (
 	"github.com/portcullis/portcullis/lists"
 	"github.com/portcullis/portcullis/loader"
 	"github.com/portcullis/portcullis/userspace/control"
+	"github.com/portcullis/portcullis/userspace/serving"
 )
 
 // metrics is what a Prometheus server reads of a node: what status and lists say at that moment, and how long the
@@ -186,9 +186,7 @@ func (m *metrics) serve(ctx context.Context, l net.Listener, log *slog.Logger) e
 		Handler: mux, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: 20 * time.Second,
 		IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 	}
-	stop := context.AfterFunc(ctx, func() { srv.Close() })
-	defer stop()
-	if err := srv.Serve(l); err != nil && !errors.Is(err, http.ErrServerClosed) {
+	if err := serving.HTTP(ctx, srv, l, time.Second); err != nil {
 		return fmt.Errorf("serve metrics: %w", err)
 	}
 	return nil

@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/portcullis/portcullis/userspace/durable"
 )
 
 //go:embed root.json
@@ -84,7 +86,7 @@ func (f Files) begin() error {
 	if err := os.Rename(temporary, f.dir); err != nil {
 		return err
 	}
-	return syncDir(filepath.Dir(f.dir))
+	return durable.SyncDir(filepath.Dir(f.dir))
 }
 
 func (f Files) load(name string) (*API, error) {
@@ -105,20 +107,8 @@ func (f Files) load(name string) (*API, error) {
 
 // Save writes a definition; it is durable, and there whole or not at all, when Save returns.
 func (f Files) Save(a *API) error {
-	path := filepath.Join(f.dir, a.ID+".json")
-	out, err := os.OpenFile(path+".new", os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
-	if err != nil {
+	if err := durable.Replace(filepath.Join(f.dir, a.ID+".json"), a.Raw, 0o600); err != nil {
 		return fmt.Errorf("write API definition: %w", err)
-	}
-	_, err = out.Write(a.Raw)
-	if err = errors.Join(err, out.Sync(), out.Close()); err == nil {
-		err = os.Rename(path+".new", path)
-	}
-	if err == nil {
-		err = syncDir(f.dir)
-	}
-	if err != nil {
-		return errors.Join(fmt.Errorf("write API definition: %w", err), ignoreMissing(os.Remove(path+".new")))
 	}
 	return nil
 }
@@ -127,7 +117,7 @@ func (f Files) Save(a *API) error {
 func (f Files) Remove(id string) error {
 	err := ignoreMissing(os.Remove(filepath.Join(f.dir, id+".json")))
 	if err == nil {
-		err = syncDir(f.dir)
+		err = durable.SyncDir(f.dir)
 	}
 	if err != nil {
 		return fmt.Errorf("delete API definition: %w", err)
@@ -140,14 +130,6 @@ func ignoreMissing(err error) error {
 		return nil
 	}
 	return err
-}
-
-func syncDir(path string) error {
-	d, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }
 
 // Conflict is [ErrExists] if another API has the host name and URL of a: of a request to them nobody could say whose it is.

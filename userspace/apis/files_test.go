@@ -67,11 +67,17 @@ func TestFilesCannot(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Mkdir(filepath.Join(dir, "root.json.new"), 0o700); err != nil {
+	if err := os.MkdirAll(filepath.Join(dir, "shop.json", "x"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if err := f.Save(&API{ID: "root", Raw: []byte("x")}); err == nil {
+	if err := f.Save(&API{ID: "shop", Raw: []byte("x")}); err == nil {
 		t.Error("saved over a directory")
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) != 2 {
+		t.Errorf("in the directory are %v, %v", left, err)
+	}
+	if err := (Files{filepath.Join(dir, "gone")}).Save(&API{ID: "root", Raw: []byte("x")}); err == nil {
+		t.Error("saved in a directory that is not there")
 	}
 	if text, err := os.ReadFile(filepath.Join(dir, "root.json")); err != nil || string(text) != string(rootJSON) {
 		t.Errorf("root.json is %q, %v", text, err)

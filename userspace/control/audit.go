@@ -12,6 +12,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/portcullis/portcullis/userspace/durable"
 )
 
 const (
@@ -73,7 +75,7 @@ func loadKey(path string) ([]byte, error) {
 	// A key of another length is half a file of a crash: new marks do not compare with old ones, nothing else is lost.
 	key = make([]byte, 32)
 	rand.Read(key)
-	if err := replaceFile(path, key, 0o400); err != nil {
+	if err := durable.Replace(path, key, 0o400); err != nil {
 		return nil, err
 	}
 	return key, nil

@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/portcullis/portcullis/userspace/durable"
 )
 
 // open opens or makes the present files and mends what a crash left: lines without link get one. It returns how
@@ -46,7 +48,7 @@ func (a *auditLog) open() (recovered int, err error) {
 		return 0, err
 	}
 	a.lines, a.chain = lines, chain
-	return recovered, syncDir(a.dir)
+	return recovered, durable.SyncDir(a.dir)
 }
 
 // adopt reads the files, completes them and takes over where they end.
@@ -110,7 +112,7 @@ func (a *auditLog) startChain() error {
 	if len(text) > 0 && text[len(text)-1] != '\n' {
 		lost++
 	}
-	return replaceFile(a.path(chainFile), []byte(header.String()+strings.Repeat(lostLink+"\n", lost)), 0o600)
+	return durable.Replace(a.path(chainFile), []byte(header.String()+strings.Repeat(lostLink+"\n", lost)), 0o600)
 }
 
 // finishRotation completes a rotation that a crash cut between its two renames.

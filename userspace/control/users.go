@@ -20,6 +20,7 @@ import (
 	"syscall"
 
 	"github.com/portcullis/portcullis/lists"
+	"github.com/portcullis/portcullis/userspace/durable"
 )
 
 const (
@@ -136,36 +137,10 @@ func writeUsers(path string, accounts map[string]account) error {
 	if err != nil {
 		return fmt.Errorf("write users: %w", err)
 	}
-	if err := replaceFile(path, append(data, '\n'), 0o600); err != nil {
+	if err := durable.Replace(path, append(data, '\n'), 0o600); err != nil {
 		return fmt.Errorf("write users: %w", err)
 	}
 	return nil
-}
-
-// replaceFile writes data beside path, makes it durable and renames it to path.
-func replaceFile(path string, data []byte, mode os.FileMode) error {
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name()) // fails after the rename, as it should
-	_, err = f.Write(data)
-	err = errors.Join(err, f.Chmod(mode), f.Sync(), f.Close())
-	if err != nil {
-		return err
-	}
-	if err := os.Rename(f.Name(), path); err != nil {
-		return err
-	}
-	return syncDir(filepath.Dir(path))
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }
 
 // known reports whether there is such an account.

@@ -1,6 +1,7 @@
 package management
 
 import (
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -16,6 +17,8 @@ import (
 	"os"
 	"sync"
 	"time"
+
+	"github.com/portcullis/portcullis/userspace/durable"
 )
 
 // Certificate is a certificate and its key in two PEM files, read again when one of them changes. Safe for concurrent
@@ -72,16 +75,17 @@ func (c *Certificate) Config() *tls.Config {
 }
 
 // SelfSigned makes a certificate and its key where there are none: for a node nobody has given one. It is good for ten
-// years; callers have to trust it by its file.
+// years; callers have to trust it by its file. Where only the key is there, what is made fits it: of two processes that
+// do this at once the one that comes second takes the key of the first, so that whichever certificate stays fits.
 func SelfSigned(certFile, keyFile string, hosts []string) error {
 	_, certErr := os.Stat(certFile)
 	_, keyErr := os.Stat(keyFile)
 	if certErr == nil && keyErr == nil {
 		return nil
 	}
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	key, err := ownKey(keyFile)
 	if err != nil {
-		return fmt.Errorf("make a key: %w", err)
+		return err
 	}
 	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 120))
 	if err != nil {
@@ -99,28 +103,43 @@ func SelfSigned(certFile, keyFile string, hosts []string) error {
 			template.DNSNames = append(template.DNSNames, host)
 		}
 	}
-	cert, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	cert, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
 	if err != nil {
 		return fmt.Errorf("make a certificate: %w", err)
 	}
-	private, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		return fmt.Errorf("make a key: %w", err)
-	}
-	// The key first: a certificate without its key would not be made anew.
-	err = errors.Join(
-		write(keyFile, 0o600, &pem.Block{Type: "PRIVATE KEY", Bytes: private}),
-		write(certFile, 0o644, &pem.Block{Type: "CERTIFICATE", Bytes: cert}))
-	if err != nil {
+	if err := durable.Replace(certFile, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert}), 0o644); err != nil {
 		return fmt.Errorf("keep a certificate: %w", err)
 	}
 	return nil
 }
 
-func write(path string, mode os.FileMode, block *pem.Block) error {
-	part := path + ".new"
-	if err := os.WriteFile(part, pem.EncodeToMemory(block), mode); err != nil {
-		return err
+// ownKey makes the key, readable by its owner alone, or reads the one that is there.
+func ownKey(path string) (crypto.Signer, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, fmt.Errorf("make a key: %w", err)
 	}
-	return os.Rename(part, path)
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return nil, fmt.Errorf("make a key: %w", err)
+	}
+	err = durable.Create(path, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), 0o600)
+	if err == nil {
+		return key, nil
+	}
+	if !errors.Is(err, os.ErrExist) {
+		return nil, fmt.Errorf("keep a key: %w", err)
+	}
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("read the key of the certificate: %w", err)
+	}
+	if block, _ := pem.Decode(text); block != nil {
+		if there, err := x509.ParsePKCS8PrivateKey(block.Bytes); err == nil {
+			if signer, ok := there.(crypto.Signer); ok {
+				return signer, nil
+			}
+		}
+	}
+	return nil, fmt.Errorf("make a certificate: %s is no private key of PKCS #8: delete it, and both are made anew", path)
 }

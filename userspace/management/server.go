@@ -18,6 +18,7 @@ import (
 
 	"github.com/portcullis/portcullis/lists"
 	"github.com/portcullis/portcullis/userspace/control"
+	"github.com/portcullis/portcullis/userspace/serving"
 )
 
 // MaxBody bounds the JSON of one request, in bytes.
@@ -64,19 +65,9 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		Handler: s.handler, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 30 * time.Second, WriteTimeout: 5 * time.Minute, IdleTimeout: time.Minute,
 		MaxHeaderBytes: 16 << 10, ErrorLog: slog.NewLogLogger(s.options.Logger.Handler(), slog.LevelDebug),
 	}
-	ended := make(chan error, 1)
-	go func() { ended <- h.Serve(l) }()
-	select {
-	case err := <-ended:
+	if err := serving.HTTP(ctx, h, l, 10*time.Second); err != nil {
 		return fmt.Errorf("serve management API: %w", err)
-	case <-ctx.Done():
 	}
-	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
-	defer cancel()
-	if h.Shutdown(last) != nil {
-		h.Close()
-	}
-	<-ended
 	return nil
 }
 

@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/portcullis/portcullis/userspace/serving"
 	"github.com/portcullis/portcullis/userspace/shim"
 	"github.com/portcullis/portcullis/userspace/shim/front"
 )
@@ -67,7 +68,7 @@ func (e *Endpoint) Serve(ctx context.Context, l net.Listener) error {
 		ErrorLog:       slog.NewLogLogger(e.log.Handler(), slog.LevelDebug),
 		ConnState:      e.bound,
 	}
-	return front.Serve(ctx, s, l, time.Second)
+	return serving.HTTP(ctx, s, l, time.Second)
 }
 
 // bound closes a connection that is one too many.

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/portcullis/portcullis/lists"
+	"github.com/portcullis/portcullis/userspace/serving"
 	"github.com/portcullis/portcullis/userspace/shim"
 	"github.com/portcullis/portcullis/userspace/shim/front"
 )
@@ -59,7 +60,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		Handler: s.Handler(), ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 20 * time.Second, IdleTimeout: time.Minute,
 		MaxHeaderBytes: 16 << 10, ErrorLog: slog.NewLogLogger(s.options.Logger.Handler(), slog.LevelDebug),
 	}
-	if err := front.Serve(ctx, h, l, 5*time.Second); err != nil {
+	if err := serving.HTTP(ctx, h, l, 5*time.Second); err != nil {
 		return fmt.Errorf("serve sideband: %w", err)
 	}
 	return nil

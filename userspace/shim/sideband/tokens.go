@@ -1,7 +1,6 @@
 package sideband
 
 import (
-	"bytes"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/json"
@@ -17,6 +16,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"github.com/portcullis/portcullis/userspace/durable"
 )
 
 // Errors of [Tokens]; test with errors.Is.
@@ -160,7 +161,7 @@ func (t *Tokens) change(edit func([]Token) ([]Token, error)) error {
 	if err != nil {
 		return err
 	}
-	if err := writeFile(t.path, next); err != nil {
+	if err := t.write(next); err != nil {
 		return fmt.Errorf("keep sideband tokens: %w", err)
 	}
 	t.all = next
@@ -170,30 +171,10 @@ func (t *Tokens) change(edit func([]Token) ([]Token, error)) error {
 
 func isToken(s string) bool { return len(s) == tokenLength && strings.Trim(s, tokenLetters) == "" }
 
-// writeFile replaces a file so that after a crash it is the old one or the new one.
-func writeFile(path string, all []Token) error {
-	var text bytes.Buffer
-	enc := json.NewEncoder(&text)
-	enc.SetIndent("", "  ")
-	if err := enc.Encode(all); err != nil {
-		return err
-	}
-	f, err := os.CreateTemp(filepath.Dir(path), tokensFile+".*") // mode 0600
+func (t *Tokens) write(all []Token) error {
+	text, err := json.MarshalIndent(all, "", "  ")
 	if err != nil {
 		return err
 	}
-	defer os.Remove(f.Name())
-	_, err = f.Write(text.Bytes())
-	err = errors.Join(err, f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		return err
-	}
-	dir, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	return errors.Join(dir.Sync(), dir.Close())
+	return durable.Replace(t.path, append(text, '\n'), 0o600)
 }

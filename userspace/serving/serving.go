@@ -1,4 +1,5 @@
-package front
+// Package serving runs a server of HTTP until it is told to end.
+package serving
 
 import (
 	"context"
@@ -8,9 +9,9 @@ import (
 	"time"
 )
 
-// Serve has s answer on the connections of l until ctx ends; then it lets what is being answered finish, within grace,
+// HTTP has s answer on the connections of l until ctx ends; then it lets what is being answered finish, within grace,
 // closes l and returns nil. It returns an error if l fails before.
-func Serve(ctx context.Context, s *http.Server, l net.Listener, grace time.Duration) error {
+func HTTP(ctx context.Context, s *http.Server, l net.Listener, grace time.Duration) error {
 	stopped := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		defer close(stopped)
