@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/http"
 	"net/netip"
+	"time"
 
 	"github.com/portcullis/portcullis/lists"
 	"github.com/portcullis/portcullis/userspace/apis"
@@ -96,6 +97,27 @@ type Credentials interface {
 	// Learnable returns the request's token and cookie, if they may be learned from: the backend has accepted them
 	// before, or a JWT verified. The zero value otherwise: listing what anybody can send would let them block others.
 	Learnable() (token, cookie lists.ID)
+}
+
+// Trailers judges the fields that came after the body of a passed request, as Decide did those of its header: one that
+// says who is blacklisted blocks it. Nothing in them whitelists.
+func (s *Shim) Trailers(d Decision, trailers http.Header) Decision {
+	if d.Verdict != Pass || len(trailers) == 0 || d.Reason == PassWhitelisted && s.options.WhitelistScope != "identifier" {
+		return d
+	}
+	start := time.Now()
+	w := works.Get().(*work)
+	defer works.Put(w)
+	s.prepare(w, start)
+	w.late = true
+	q := d.seen.request
+	q.header, q.query, q.claims = trailers, "", Claims{}
+	late := s.judge(w, &q)
+	if late.Verdict == Pass {
+		return d
+	}
+	s.counters.count(late.Reason, late.ID.Kind, time.Since(start))
+	return late
 }
 
 // Detect looks at a request that the lists let pass. ok: something was found, and answer is sent instead of the

@@ -114,7 +114,7 @@ func (w *work) jwtUser(p *plan, token string, plain bool) {
 			return
 		}
 		k := key{kind: lists.KindUsername, form: formStrict, value: v}
-		mayCount := w.trace != nil || w.index.count.white[k.kind] > 0 && w.look(k, 0, lists.Whitelist, nil) != 0
+		mayCount := w.trace != nil || !w.late && w.index.count.white[k.kind] > 0 && w.look(k, 0, lists.Whitelist, nil) != 0
 		// A second token takes its voice from the first: many of them are not worth the check of a signature each.
 		if mayCount && plain && n == 1 && w.occurred(groupUser) == 1 && p.keys.verify(w, token) {
 			k.value = strings.Clone(v)

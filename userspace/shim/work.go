@@ -13,6 +13,7 @@ type work struct {
 	index  *index
 	now    int64 // Unix seconds
 	single bool  // whitelist_scope "identifier"
+	late   bool  // what is judged came after a body: nothing in it whitelists
 	rules  *rules
 	trace  *Explanation // nil: nobody wants to know
 	shim   *Shim        // while detectors look
@@ -252,7 +253,7 @@ func (w *work) canonical(k key, name uint64, group uint64) {
 
 // strictCounts reports whether it matters that an identifier of that kind is spelled as an entry would be.
 func (w *work) strictCounts(kind lists.Kind) bool {
-	return w.index.count.white[kind] > 0 || w.trace != nil
+	return !w.late && (w.index.count.white[kind] > 0 || w.trace != nil)
 }
 
 // done ends the reading of one identifier.

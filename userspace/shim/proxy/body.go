@@ -228,13 +228,11 @@ func appendChunk(out, piece []byte) []byte {
 	return append(out, "\r\n"...)
 }
 
-// appendLast ends a chunked body, with those trailers that keep lets pass.
-func appendLast(out []byte, trailers []field, keep func(name string) bool) []byte {
+// appendLast ends a chunked body.
+func appendLast(out []byte, trailers []field) []byte {
 	out = append(out, "0\r\n"...)
 	for _, t := range trailers {
-		if keep(t.name) {
-			out = appendField(out, t.name, t.value)
-		}
+		out = appendField(out, t.name, t.value)
 	}
 	return append(out, "\r\n"...)
 }

@@ -6,11 +6,13 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
 
 	"github.com/portcullis/portcullis/userspace/apis"
+	"github.com/portcullis/portcullis/userspace/shim"
 )
 
 // maxTries bounds how many servers one request is offered to.
@@ -25,6 +27,7 @@ type exchange struct {
 	whole    bool          // the request's body is in w.out already, with its head
 	uploaded chan struct{} // closed when the upload has ended; nil: there is none
 	upErr    error         // of the upload, once it has ended
+	late     shim.Decision // about the trailers, where upErr is errTrailers
 	upDone   bool          // the upload ended with the body's end
 	upRead   atomic.Bool   // all of the body has been read from the client
 	upFault  atomic.Bool   // the client broke it off, or framed it badly: the connection to the server was closed for that
@@ -93,6 +96,8 @@ func (x *exchange) reach(pool *pool) (apis.Answer, error) {
 // failure says what a client is told when no server could be reached, or the last one broke off.
 func (x *exchange) failure(s *server, sent bool, err error) apis.Answer {
 	switch {
+	case errors.Is(x.upErr, errTrailers):
+		return x.late.Answer
 	case errors.Is(x.upErr, errBody):
 		x.c.p.stats.malformed.Add(1)
 		return answerMalformed
@@ -199,6 +204,10 @@ func (x *exchange) endUpload() {
 // finish leaves nothing behind.
 func (x *exchange) finish() {
 	x.drop()
+	if errors.Is(x.upErr, errTrailers) {
+		x.w.d = x.late
+		x.c.p.stats.count(x.late)
+	}
 	if x.release != nil {
 		x.release()
 	}
@@ -343,7 +352,7 @@ func (x *exchange) copyAnswer(read *body, out framing) error {
 		switch {
 		case read.done:
 			if out.chunked {
-				w.out = appendLast(w.out, read.trailers, keepsTrailer)
+				w.out = appendLast(w.out, slices.DeleteFunc(read.trailers, func(t field) bool { return !keepsTrailer(t.name) }))
 			}
 			return x.flush()
 		case len(w.out) >= bulkSize:

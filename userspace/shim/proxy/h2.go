@@ -111,7 +111,8 @@ type stream struct {
 	d      shim.Decision
 	target string
 	in     *http.Request
-	late   http.Header // trailers that the backend gets, once they have come
+	late   http.Header                   // trailers that the backend gets, once they have come
+	ruling atomic.Pointer[shim.Decision] // that refuses them
 	entry  logEntry
 	cancel context.CancelCauseFunc
 	idle   *time.Timer
@@ -133,6 +134,10 @@ func (s *h2Server) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	hc.streams.Add(1)
 	st := &stream{ResponseWriter: rw, s: s, entry: logEntry{started: s.p.now(), proto: "HTTP/2.0", method: r.Method, host: r.Host, path: r.URL.Path, remote: hc.c.peer}}
 	defer func() {
+		if late := st.ruling.Load(); late != nil {
+			st.d = *late
+			s.p.stats.count(st.d)
+		}
 		s.noteReset(r, hc, st)
 		s.p.logEntry(&st.entry, &st.d)
 	}()
@@ -263,12 +268,35 @@ type streamBody struct {
 func (b *streamBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
 	b.st.progress()
+	if err == io.EOF && b.st.refusesTrailers() {
+		return n, errTrailers
+	}
 	if err == io.EOF {
 		for name := range b.st.late {
 			b.st.late[name] = b.st.in.Trailer[name]
 		}
 	}
 	return n, err
+}
+
+// refusesTrailers judges what came after the body, of what was announced: net/http hides the rest, from backends too.
+func (st *stream) refusesTrailers() bool {
+	if len(st.in.Trailer) == 0 {
+		return false
+	}
+	late := make(http.Header)
+	for name, values := range st.in.Trailer {
+		if keepsTrailer(name) && len(values) > 0 {
+			late[name] = values
+		}
+	}
+	d := st.s.p.judge.Trailers(st.d, late)
+	if d.Verdict == shim.Pass {
+		return false
+	}
+	st.ruling.Store(&d)
+	st.cancel(errTrailers)
+	return true
 }
 
 // rewrite makes the backend's request as HTTP/1.1's writer does.
@@ -366,10 +394,9 @@ func (s *h2Server) RoundTrip(r *http.Request) (*http.Response, error) {
 
 // trailers are those of the request that a backend may get: net/http knows their names before their values.
 func (st *stream) trailers() http.Header {
-	keep := trailerFilter(st.d.API)
 	st.late = nil
 	for name := range st.in.Trailer {
-		if keep(name) {
+		if passesTrailer(st.d.API, name) {
 			if st.late == nil {
 				st.late = make(http.Header)
 			}
@@ -404,6 +431,8 @@ func (s *h2Server) failed(rw http.ResponseWriter, r *http.Request, err error) {
 	switch cause := context.Cause(r.Context()); {
 	case cause == errListed:
 		panic(http.ErrAbortHandler)
+	case cause == errTrailers:
+		st.answer(st.ruling.Load().Answer)
 	case cause == errIdle:
 		s.p.stats.backendTimeouts.Add(1)
 		st.answer(answerGateTimeout)

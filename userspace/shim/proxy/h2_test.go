@@ -270,7 +270,7 @@ func TestStreamEndsWhenListed(t *testing.T) {
 	}
 }
 
-// TestTrailersBothWays: but for those that say who the client is, for they are not judged.
+// TestTrailersBothWays: but for those that are for who the client is.
 func TestTrailersBothWays(t *testing.T) {
 	b := httpBackend(t, func(w http.ResponseWriter, q *http.Request) {
 		_, _ = io.Copy(io.Discard, q.Body)

@@ -18,6 +18,7 @@ var ErrOptions = errors.New("bad proxy options")
 // Judge decides about requests: a [shim.Shim].
 type Judge interface {
 	Decide(*http.Request) shim.Decision
+	Trailers(shim.Decision, http.Header) shim.Decision
 	Answered(shim.Decision, int)
 	Hold(shim.Decision, func()) func()
 }

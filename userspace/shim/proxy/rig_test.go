@@ -55,6 +55,10 @@ func (j *judge) Decide(r *http.Request) shim.Decision {
 	return j.shim.Decide(r)
 }
 
+func (j *judge) Trailers(d shim.Decision, late http.Header) shim.Decision {
+	return j.shim.Trailers(d, late)
+}
+
 func (j *judge) Answered(_ shim.Decision, status int) {
 	j.mu.Lock()
 	defer j.mu.Unlock()

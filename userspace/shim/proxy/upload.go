@@ -1,12 +1,16 @@
 package proxy
 
 import (
+	"errors"
 	"net"
+	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"sync/atomic"
 
 	"github.com/portcullis/portcullis/userspace/apis"
+	"github.com/portcullis/portcullis/userspace/shim"
 )
 
 // writeHead makes the request's head in w.out, and adds the body if all of it has come already.
@@ -33,8 +37,8 @@ func (x *exchange) writeHead() {
 	switch {
 	case w.chunked:
 		out = append(out, "Transfer-Encoding: chunked\r\n"...)
-		if t := w.req.Header["Trailer"]; len(t) > 0 {
-			out = appendField(out, "Trailer", strings.Join(t, ", "))
+		if names := announced(w.req.Header["Trailer"], w.d.API); names != "" {
+			out = appendField(out, "Trailer", names)
 		}
 	case w.length > 0 || hasBodyField(w.fields):
 		out = appendLength(out, w.length)
@@ -49,6 +53,19 @@ func (x *exchange) writeHead() {
 		x.whole = true
 	}
 	w.out = out
+}
+
+// announced lists the trailers that a request announces and a backend may get.
+func announced(lines []string, api *apis.API) string {
+	var names []string
+	for _, line := range lines {
+		for name := range strings.SplitSeq(line, ",") {
+			if name = strings.Trim(name, " \t"); isToken(name) && passesTrailer(api, name) {
+				names = append(names, name)
+			}
+		}
+	}
+	return strings.Join(names, ", ")
 }
 
 func hasBodyField(fields []field) bool {
@@ -78,12 +95,11 @@ func (x *exchange) startUpload() error {
 	x.uploaded = make(chan struct{})
 	c.uploaded.Store(0)
 	c.uploading.Store(true)
-	trailers := trailerFilter(x.w.d.API)
 	f, up := x.w.framing, x.up
 	go func() {
 		defer close(x.uploaded)
 		defer c.uploading.Store(false)
-		fromClient, err := c.upload(up, f, trailers, &x.upRead)
+		fromClient, err := c.upload(up, f, x.judgeTrailers, &x.upRead)
 		switch {
 		case err == nil:
 			x.upDone = true
@@ -96,8 +112,33 @@ func (x *exchange) startUpload() error {
 	return nil
 }
 
-// upload copies a body. fromClient: the error came from reading; all is set once all of it is read.
-func (c *conn) upload(up *upstream, f framing, keep func(string) bool, all *atomic.Bool) (fromClient bool, err error) {
+// errTrailers: what came after a body names somebody who is blocked, or is malformed.
+var errTrailers = errors.New("trailers are refused")
+
+// judgeTrailers returns those that the server gets. Before the last byte of the body it is not given, so that a request
+// whose trailers are refused is for every server one that broke off.
+func (x *exchange) judgeTrailers(all []field) ([]field, error) {
+	if len(all) == 0 {
+		return nil, nil
+	}
+	late := make(http.Header)
+	for _, t := range all {
+		if keepsTrailer(t.name) {
+			late[t.name] = append(late[t.name], t.value)
+		}
+	}
+	d := x.c.p.judge.Trailers(x.w.d, late)
+	if d.Verdict != shim.Pass {
+		x.late = d
+		return nil, errTrailers
+	}
+	names := announced(x.w.req.Header["Trailer"], x.w.d.API)
+	return slices.DeleteFunc(all, func(t field) bool { return !hasToken(names, t.name) }), nil
+}
+
+// upload copies a body, with those trailers that last lets pass. fromClient: the error came from reading; all is set once
+// all of it is read.
+func (c *conn) upload(up *upstream, f framing, last func([]field) ([]field, error), all *atomic.Bool) (fromClient bool, err error) {
 	if f.chunked || f.length > bufferSize {
 		c.bulkBuffer()
 	}
@@ -115,7 +156,11 @@ func (c *conn) upload(up *upstream, f framing, keep func(string) bool, all *atom
 				out = appendChunk(out, piece)
 			}
 			if read.done {
-				out = appendLast(out, read.trailers, keep)
+				trailers, err := last(read.trailers)
+				if err != nil {
+					return true, err
+				}
+				out = appendLast(out, trailers)
 			}
 			piece = out
 		}
@@ -239,21 +284,19 @@ func isForwarding(canon string) bool {
 	return false
 }
 
-// trailerFilter says which trailers a backend gets: none that say who the client is, for trailers are not judged, and
-// none that frame or route.
-func trailerFilter(api *apis.API) func(string) bool {
-	return func(name string) bool {
-		if !keepsTrailer(name) || isForwarding(name) {
+// passesTrailer says which trailers a backend gets: none that frame or route, and, though they were judged, none that are
+// for who the client is: some backends take them for header fields.
+func passesTrailer(api *apis.API, name string) bool {
+	if !keepsTrailer(name) || isForwarding(name) {
+		return false
+	}
+	plain := strings.ReplaceAll(name, "_", "-")
+	for _, secret := range []string{"Authorization", "Cookie", api.APIKeyHeader, api.UsernameHeader, jwtHeader(api)} {
+		if secret != "" && strings.EqualFold(plain, strings.ReplaceAll(secret, "_", "-")) {
 			return false
 		}
-		plain := strings.ReplaceAll(name, "_", "-")
-		for _, secret := range []string{"Authorization", "Cookie", api.APIKeyHeader, api.UsernameHeader, jwtHeader(api)} {
-			if secret != "" && strings.EqualFold(plain, strings.ReplaceAll(secret, "_", "-")) {
-				return false
-			}
-		}
-		return true
 	}
+	return true
 }
 
 // jwtHeader is the header in which an API's clients send a JWT, if it is one.
