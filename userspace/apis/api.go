@@ -42,6 +42,8 @@ type JWT struct {
 	ClientID string // claim
 	JWKSURL  string // keys that verify; "" and no KeysFile: unverified, so it can block but not whitelist
 	KeysFile string // PEM public keys or a JWKS
+	Issuer   string // iss of a verified token, "": any
+	Audience string // one of aud of a verified token, "": any
 }
 
 // Pattern is api_pattern_enforcement. A zero field is not enforced.

@@ -130,6 +130,8 @@ func (j *JWT) read(s *scope) {
 	j.ClientID = s.checked("clientid", isPlain)
 	j.JWKSURL = s.checked("jwks_url", isKeysURL)
 	j.KeysFile = s.checked("keys_file", isAbsolute)
+	j.Issuer = s.checked("issuer", isPlain)
+	j.Audience = s.checked("audience", isPlain)
 	switch {
 	case j.Location == "" && (j.Username != "" || j.ClientID != "" || j.JWKSURL != "" || j.KeysFile != ""):
 		s.fail("location", 0, "missing, so that nobody would look for a JSON web token")
@@ -137,6 +139,8 @@ func (j *JWT) read(s *scope) {
 		s.fail("username", 0, "missing: which claim is it?")
 	case j.JWKSURL != "" && j.KeysFile != "":
 		s.fail("keys_file", 0, "both jwks_url and keys_file given: give one")
+	case (j.Issuer != "" || j.Audience != "") && j.JWKSURL == "" && j.KeysFile == "":
+		s.fail("jwks_url", 0, "missing: issuer and audience say nothing in a token that no key verifies; give jwks_url or keys_file")
 	}
 }
 

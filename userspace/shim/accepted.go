@@ -41,7 +41,7 @@ func (s *Shim) Answered(d Decision, status int) {
 		switch {
 		case id.Value == "":
 		case good:
-			s.accepted.remember(w.summer.sum(s.writer.secret, acceptedKey(id)), now+keepAccepted)
+			s.accepted.remember(w.summer.sum(s.writer.secret, acceptedKey(id)), now+keepAccepted, 0)
 		default:
 			s.accepted.forget(w.summer.sum(s.writer.secret, acceptedKey(id)))
 		}
@@ -96,7 +96,8 @@ func (w *work) Learnable() (token, cookie lists.ID) {
 }
 
 func (s *Shim) knows(w *work, id lists.ID) bool {
-	return s.accepted.knows(w.summer.sum(s.writer.secret, acceptedKey(id)), w.now)
+	_, ok := s.accepted.knows(w.summer.sum(s.writer.secret, acceptedKey(id)), w.now)
+	return ok
 }
 
 // verified reports whether the keys of the request's API verify a token.

@@ -34,6 +34,17 @@ func parseKeys(text []byte, shared bool) (all []verifyKey, err error) {
 	case len(all) > maxKeys:
 		return nil, fmt.Errorf("%w: more than %d keys", errKey, maxKeys)
 	}
+	nameless := make(map[string]int)
+	for _, k := range all {
+		for _, a := range k.algorithms {
+			if k.id == "" {
+				nameless[a]++
+			}
+			if nameless[a] > maxTried {
+				return nil, fmt.Errorf("%w: more than %d keys for %s without an id (kid): a token is tried with no more; give them ids, and the tokens too", errKey, maxTried, a)
+			}
+		}
+	}
 	return all, nil
 }
 

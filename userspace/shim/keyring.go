@@ -1,7 +1,9 @@
 package shim
 
 import (
+	"bytes"
 	"context"
+	"crypto"
 	"errors"
 	"fmt"
 	"io"
@@ -10,6 +12,7 @@ import (
 	"net/url"
 	"os"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -22,6 +25,8 @@ import (
 const (
 	maxKeyBytes    = 1 << 20
 	maxKeys        = 100
+	maxTried       = 4               // keys for one token: a check takes tens of microseconds, and anybody can send tokens
+	keysAtOnce     = 64              // files and URLs that are read side by side
 	maxVerified    = 8 << 10         // tokens that are remembered, good and bad ones together
 	maxVerify      = 16 << 10        // bytes of a token
 	keepVerified   = 300             // seconds
@@ -37,18 +42,24 @@ const (
 // keyring holds the keys that verify the tokens of an API: read from a file or a URL in the background, never while a
 // request waits.
 type keyring struct {
-	file, url string
-	keys      atomic.Pointer[keys] // nil: none yet, and no token verifies
-	unknown   atomic.Bool          // a token named a key that is not there
-	failure   atomic.Value         // string: why the last reading failed, "" if it did not
-	due       time.Time            // of the next reading; only Run looks at it
-	read      time.Time
+	ringID
+	keys    atomic.Pointer[keys] // nil: none yet, and no token verifies
+	seen    *memory              // tokens: good ones by the key's number, bad ones by the generation
+	unknown atomic.Bool          // a token named a key that is not there
+	failure atomic.Value         // string: why the last reading failed, "" if it did not
+	reading atomic.Bool          // who sets it owns what follows
+	due     time.Time            // of the next reading
+	read    time.Time
+	numbers uint32 // the last that a key was given
 }
 
-// keys are one reading.
+// ringID is what a keyring is for.
+type ringID struct{ file, url, issuer, audience string }
+
+// keys are what one reading found. Immutable.
 type keys struct {
-	all  []verifyKey
-	seen *memory
+	all        []verifyKey
+	generation uint32 // grows when keys change
 }
 
 // verifyKey is one key with the algorithms that it is for: those of its type, never one that a token asks for.
@@ -56,6 +67,7 @@ type verifyKey struct {
 	id         string
 	algorithms []string
 	key        any
+	number     uint32 // of this key in its ring, kept while it stays the same
 }
 
 // verify reports whether one of the keys verifies the token and it has not ended. Its answers are remembered for a
@@ -70,20 +82,24 @@ func (k *keyring) verify(w *work, token string) bool {
 	}
 	secret := w.index.secret
 	good := w.summer.sum(secret, key{kind: lists.KindToken, form: formVerified, value: token})
-	if ks.seen.knows(good, w.now) {
+	if by, ok := k.seen.knows(good, w.now); ok && ks.has(by) {
 		return true
 	}
 	bad := w.summer.sum(secret, key{kind: lists.KindToken, form: formForged, value: token})
-	if ks.seen.knows(bad, w.now) {
+	if by, ok := k.seen.knows(bad, w.now); ok && by == ks.generation {
 		return false
 	}
-	until, ok := ks.check(token, w.now, &k.unknown)
+	by, until, ok := k.check(ks, token, w.now)
 	if ok {
-		ks.seen.remember(good, min(until, w.now+keepVerified))
+		k.seen.remember(good, min(until, w.now+keepVerified), by)
 	} else {
-		ks.seen.remember(bad, w.now+keepForged)
+		k.seen.remember(bad, w.now+keepForged, ks.generation)
 	}
 	return ok
+}
+
+func (ks *keys) has(number uint32) bool {
+	return slices.ContainsFunc(ks.all, func(k verifyKey) bool { return k.number == number })
 }
 
 var (
@@ -91,58 +107,82 @@ var (
 	allAlgorithms = []string{"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA", "HS256", "HS384", "HS512"}
 )
 
-// check verifies a token; until is when it ends.
-func (ks *keys) check(text string, now int64, unknown *atomic.Bool) (until int64, ok bool) {
-	parser := jwt.NewParser(jwt.WithValidMethods(allAlgorithms), jwt.WithStrictDecoding(),
-		jwt.WithTimeFunc(func() time.Time { return time.Unix(now, 0) }))
-	token, err := parser.Parse(text, func(t *jwt.Token) (any, error) {
-		if _, critical := t.Header["crit"]; critical {
-			return nil, errUnknownKey // extensions that we do not know
-		}
-		id, _ := t.Header["kid"].(string)
-		return ks.choose(id, t.Method.Alg())
-	})
-	if errors.Is(err, errUnknownKey) {
-		unknown.Store(true)
+// check verifies a token; by is the number of the key that did, until when the token ends.
+func (k *keyring) check(ks *keys, text string, now int64) (by uint32, until int64, ok bool) {
+	options := []jwt.ParserOption{jwt.WithValidMethods(allAlgorithms), jwt.WithStrictDecoding(),
+		jwt.WithTimeFunc(func() time.Time { return time.Unix(now, 0) })}
+	if k.issuer != "" {
+		options = append(options, jwt.WithIssuer(k.issuer))
 	}
-	if err != nil || !token.Valid {
-		return 0, false
+	if k.audience != "" {
+		options = append(options, jwt.WithAudience(k.audience))
 	}
-	until = now + keepVerified
-	if end, err := token.Claims.GetExpirationTime(); err == nil && end != nil {
-		until = end.Unix()
-	}
-	return until, true
-}
-
-// choose returns the keys for that algorithm: those with the token's key id, all if it has none.
-func (ks *keys) choose(id, algorithm string) (any, error) {
-	var set jwt.VerificationKeySet
-	for _, k := range ks.all {
-		if id != "" && k.id != "" && k.id != id {
-			continue
-		}
-		for _, a := range k.algorithms {
-			if a == algorithm {
-				set.Keys = append(set.Keys, k.key)
+	parser := jwt.NewParser(options...)
+	var fit []verifyKey
+	for i := 0; i == 0 || i < len(fit); i++ {
+		token, err := parser.Parse(text, func(t *jwt.Token) (any, error) {
+			if _, critical := t.Header["crit"]; critical {
+				return nil, errUnknownKey // extensions that we do not know
 			}
+			id, _ := t.Header["kid"].(string)
+			if fit = ks.choose(id, t.Method.Alg()); len(fit) == 0 {
+				return nil, errUnknownKey
+			}
+			return fit[i].key, nil
+		})
+		switch {
+		case errors.Is(err, errUnknownKey):
+			k.unknown.Store(true)
+			return 0, 0, false
+		case errors.Is(err, jwt.ErrTokenSignatureInvalid):
+			continue
+		case err != nil || !token.Valid:
+			return 0, 0, false
 		}
+		until = now + keepVerified
+		if end, err := token.Claims.GetExpirationTime(); err == nil && end != nil {
+			until = end.Unix()
+		}
+		return fit[i].number, until, true
 	}
-	if len(set.Keys) == 0 {
-		return nil, errUnknownKey
-	}
-	return set, nil
+	return 0, 0, false
 }
 
-// keepKeys reads keys when they are due until ctx ends.
+// choose returns the keys for that algorithm with the token's key id, or where either says none, all; of those the first
+// maxTried, since whoever forges a token chooses what is in it.
+func (ks *keys) choose(id, algorithm string) (fit []verifyKey) {
+	for _, k := range ks.all {
+		if (id == "" || k.id == "" || k.id == id) && slices.Contains(k.algorithms, algorithm) && len(fit) < maxTried {
+			fit = append(fit, k)
+		}
+	}
+	return fit
+}
+
+// keepKeys reads keys when they are due until ctx ends, side by side: one who does not answer holds up no other.
 func (s *Shim) keepKeys(ctx context.Context) {
 	tick := time.NewTicker(keysLookAround)
 	defer tick.Stop()
 	client := keysClient()
 	defer client.CloseIdleConnections()
+	var readers sync.WaitGroup
+	defer readers.Wait()
+	free := make(chan struct{}, keysAtOnce)
 	for {
 		for _, k := range s.rings.all() {
-			s.readKeys(ctx, client, k)
+			if !k.reading.CompareAndSwap(false, true) {
+				continue
+			}
+			if !k.wantsReading(time.Now()) || len(free) == cap(free) {
+				k.reading.Store(false)
+				continue
+			}
+			free <- struct{}{}
+			readers.Go(func() {
+				s.readKeys(ctx, client, k)
+				k.reading.Store(false)
+				<-free
+			})
 		}
 		select {
 		case <-ctx.Done():
@@ -153,13 +193,14 @@ func (s *Shim) keepKeys(ctx context.Context) {
 	}
 }
 
-// readKeys reads the keys of a ring if it is time to. Keys that were read before stay if that fails.
+// wantsReading reports whether it is time to.
+func (k *keyring) wantsReading(now time.Time) bool {
+	return !now.Before(k.due) || k.unknown.Load() && now.Sub(k.read) > keysUnknown
+}
+
+// readKeys reads the keys of a ring. Those that were read before stay if that fails.
 func (s *Shim) readKeys(ctx context.Context, client *http.Client, k *keyring) {
 	now := time.Now()
-	early := k.unknown.Load() && now.Sub(k.read) > keysUnknown
-	if now.Before(k.due) && !early {
-		return
-	}
 	k.unknown.Store(false)
 	k.read, k.due = now, now.Add(keysEvery)
 	all, err := k.fetch(ctx, client)
@@ -172,7 +213,41 @@ func (s *Shim) readKeys(ctx context.Context, client *http.Client, k *keyring) {
 		return
 	}
 	k.failure.Store("")
-	k.keys.Store(&keys{all: all, seen: newMemory(maxVerified)})
+	k.use(all)
+}
+
+// use puts keys in force. What was verified by those that stay is not verified again.
+func (k *keyring) use(all []verifyKey) {
+	old := k.keys.Load()
+	if old == nil {
+		old = &keys{}
+	}
+	same := len(all) == len(old.all)
+	for i := range all {
+		at := slices.IndexFunc(old.all, all[i].equal)
+		if same = same && at == i; at >= 0 {
+			all[i].number = old.all[at].number
+			continue
+		}
+		k.numbers++
+		all[i].number = k.numbers
+	}
+	if !same {
+		k.keys.Store(&keys{all: all, generation: old.generation + 1})
+	}
+}
+
+// equal reports whether o verifies what k does.
+func (k verifyKey) equal(o verifyKey) bool {
+	if k.id != o.id || !slices.Equal(k.algorithms, o.algorithms) {
+		return false
+	}
+	if shared, ok := k.key.([]byte); ok {
+		other, ok := o.key.([]byte)
+		return ok && bytes.Equal(shared, other)
+	}
+	public, ok := k.key.(interface{ Equal(crypto.PublicKey) bool })
+	return ok && public.Equal(o.key)
 }
 
 // Problems says what is wrong with the keys that verify tokens, one line each: until it is mended, tokens are verified
@@ -184,7 +259,7 @@ func (s *Shim) Problems() (all []string) {
 		}
 	}
 	slices.Sort(all)
-	return all
+	return slices.Compact(all)
 }
 
 func (k *keyring) fetch(ctx context.Context, client *http.Client) (all []verifyKey, err error) {

@@ -1,6 +1,9 @@
 package shim
 
-import "sync"
+import (
+	"math"
+	"sync"
+)
 
 // memory remembers fingerprints for a time. It is bounded: what is remembered longest makes room. Safe for concurrent
 // use; the zero value is not: use newMemory.
@@ -21,7 +24,8 @@ type memoryShard struct {
 
 type remembered struct {
 	sum   [2]uint64
-	until int64 // Unix seconds, 0: free
+	until uint32 // Unix seconds, 0: free
+	by    uint32 // what the one who remembered wants to know
 }
 
 // newMemory returns one that holds about n, at 24 bytes each.
@@ -38,8 +42,8 @@ func (m *memory) bucket(sum [2]uint64) (*memoryShard, *[memoryWays]remembered) {
 	return s, &s.buckets[sum[1]%uint64(len(s.buckets))]
 }
 
-// remember keeps the fingerprint until then.
-func (m *memory) remember(sum [2]uint64, until int64) {
+// remember keeps the fingerprint until then, a time in Unix seconds.
+func (m *memory) remember(sum [2]uint64, until int64, by uint32) {
 	s, b := m.bucket(sum)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -53,20 +57,20 @@ func (m *memory) remember(sum [2]uint64, until int64) {
 			to = i
 		}
 	}
-	b[to] = remembered{sum, until}
+	b[to] = remembered{sum, uint32(min(max(until, 0), math.MaxUint32)), by}
 }
 
-// knows reports whether the fingerprint is remembered.
-func (m *memory) knows(sum [2]uint64, now int64) bool {
+// knows reports whether the fingerprint is remembered, and by what.
+func (m *memory) knows(sum [2]uint64, now int64) (by uint32, ok bool) {
 	s, b := m.bucket(sum)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for i := range b {
 		if b[i].sum == sum {
-			return b[i].until > now
+			return b[i].by, int64(b[i].until) > now
 		}
 	}
-	return false
+	return 0, false
 }
 
 func (m *memory) forget(sum [2]uint64) {

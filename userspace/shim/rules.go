@@ -68,14 +68,14 @@ func (s *Shim) newRules(set *apis.Set) *rules {
 // replaced.
 type rings struct {
 	mu      sync.Mutex
-	open    map[[2]string]*keyring
-	next    map[[2]string]*keyring // while definitions are being replaced
+	open    map[ringID]*keyring
+	next    map[ringID]*keyring // while definitions are being replaced
 	changed chan struct{}
 }
 
 func (r *rings) begin() {
 	r.mu.Lock()
-	r.next = make(map[[2]string]*keyring)
+	r.next = make(map[ringID]*keyring)
 }
 
 func (r *rings) end() {
@@ -92,15 +92,15 @@ func (r *rings) ring(j apis.JWT) *keyring {
 	if j.KeysFile == "" && j.JWKSURL == "" {
 		return nil
 	}
-	from := [2]string{j.KeysFile, j.JWKSURL}
-	k := r.open[from]
+	id := ringID{file: j.KeysFile, url: j.JWKSURL, issuer: j.Issuer, audience: j.Audience}
+	k := r.open[id]
 	if k == nil {
-		k = r.next[from]
+		k = r.next[id]
 	}
 	if k == nil {
-		k = &keyring{file: j.KeysFile, url: j.JWKSURL}
+		k = &keyring{ringID: id, seen: newMemory(maxVerified)}
 	}
-	r.next[from] = k
+	r.next[id] = k
 	return k
 }
 
