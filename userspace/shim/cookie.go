@@ -58,7 +58,7 @@ func (w *work) cookiePair(name, value string, plain bool) {
 func (w *work) cookieWanted(name string) (tag uint64, wanted bool) {
 	w.folded = w.speller.foldEncoded(w.folded[:0], name)
 	tag = w.index.name(textOf(w.folded))
-	wanted = w.trace != nil || w.index.lists(lists.KindCookie, tag)
+	wanted = w.lists(lists.KindCookie, tag) || w.trace != nil
 	for _, p := range w.plans[:w.apis] {
 		wanted = wanted || p.cookie == tag
 	}

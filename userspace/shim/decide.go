@@ -74,11 +74,16 @@ func New(o Options) *Shim {
 // snapshot used before to this one, unless whole. A change takes microseconds, a whole million under a second in which
 // requests are judged by what was in force before. One caller at a time.
 func (s *Shim) Use(snap *lists.Snapshot, changes []lists.Change, whole bool) {
-	s.index.Store(s.writer.next(s.index.Load(), snap, changes, whole))
+	next, what := s.writer.next(s.index.Load(), snap, changes, whole)
+	s.index.Store(next)
+	s.streams.touch(what)
 }
 
 // UseAPIs puts the definitions in force, as Use does lists.
-func (s *Shim) UseAPIs(set *apis.Set) { s.rules.Store(s.newRules(set)) }
+func (s *Shim) UseAPIs(set *apis.Set) {
+	s.rules.Store(s.newRules(set))
+	s.streams.touch(touched{all: true})
+}
 
 // Run ends held streams and keeps the keys that verify tokens fresh until ctx ends, whose error it returns. Without it
 // the shim decides; Hold ends nothing, and no token is verified.
@@ -150,7 +155,7 @@ func (s *Shim) judge(w *work, q *request) (d Decision) {
 	if w.problem.reason != PassUnlisted {
 		return refused(d, w.problem.reason)
 	}
-	d.seen = seen{request: *q, hasToken: w.hasToken}
+	d.seen = seen{request: *q, hasToken: w.hasToken, by: w.index.serial + w.rules.serial, cost: maxWork - w.budget + w.bytes + len(q.query) + len(q.path)}
 	if s.accepted != nil {
 		d.seen.token, d.seen.cookie = w.credentials()
 	}
@@ -226,4 +231,6 @@ type seen struct {
 	hasToken      bool
 	whitelisted   bool
 	token, cookie lists.ID // where there is no doubt which they are
+	by            uint64   // serial numbers of the lists and rules that it was judged by, together
+	cost          int      // of judging it: bytes that were read
 }

@@ -79,6 +79,7 @@ func (w *work) field(q *request, f *fields, name string, values []string) {
 	default:
 		w.header(name, values)
 	}
+	w.bytes = f.bytes
 }
 
 // onlyDashes refuses a framing field whose name only some backends recognise.
@@ -130,7 +131,7 @@ func (w *work) header(name string, values []string) {
 // keyWanted reports whether an API key of that folded name could be listed, under it or under the other name that an
 // API has for keys.
 func (w *work) keyWanted(tag uint64) bool {
-	if w.index.lists(lists.KindAPIKey, tag) {
+	if w.lists(lists.KindAPIKey, tag) {
 		return true
 	}
 	for _, p := range w.plans[:w.apis] {
@@ -177,7 +178,7 @@ func (w *work) keyHeader(tag uint64, name string, values []string) {
 
 // apiKey looks the readings of one value up under the name in w.folded, and under the other names that an API has.
 func (w *work) apiKey(tag uint64, v string, decode bool) {
-	if w.trace != nil || w.index.lists(lists.KindAPIKey, tag) {
+	if w.lists(lists.KindAPIKey, tag) || w.trace != nil {
 		w.apiKeyAs(tag, v, decode)
 	}
 	for _, p := range w.plans[:w.apis] {
@@ -187,7 +188,7 @@ func (w *work) apiKey(tag uint64, v string, decode bool) {
 		} else if tag != p.header {
 			continue
 		}
-		if other == tag || other == 0 || !w.index.lists(lists.KindAPIKey, other) {
+		if other == tag || other == 0 || !w.lists(lists.KindAPIKey, other) {
 			continue
 		}
 		mine := len(w.folded)

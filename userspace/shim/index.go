@@ -19,6 +19,25 @@ type index struct {
 	names    *table                  // the folded names of listed cookies and API keys, so that others need no look
 	prefixes *bart.Table[prefixMeta] // addresses that are no host; nil: none
 	count    tally
+	serial   uint64 // grows from index to index
+}
+
+// touched is what a change of lists may have blocked: streams that nothing of it names need no new judgement.
+type touched struct {
+	all      bool           // whatever it was
+	tags     []uint64       // of values and of names, as work meets them
+	prefixes []netip.Prefix // of addresses
+}
+
+// maxTouched is from how many on nothing is told apart.
+const maxTouched = 1000
+
+func (t *touched) add(o touched) {
+	t.all = t.all || o.all
+	t.tags, t.prefixes = append(t.tags, o.tags...), append(t.prefixes, o.prefixes...)
+	if t.all = t.all || len(t.tags)+len(t.prefixes) > maxTouched; t.all {
+		t.tags, t.prefixes = nil, nil
+	}
 }
 
 // tally counts listings, so that nothing is looked up where nothing is listed.
@@ -36,8 +55,9 @@ type prefixMeta struct {
 // writer makes indexes. It is safe for concurrent use, and one at a time works.
 type writer struct {
 	*secret
-	mu    sync.Mutex
-	names map[uint64]int // how many entries have the name
+	mu     sync.Mutex
+	names  map[uint64]int // how many entries have the name
+	serial uint64
 }
 
 func newWriter() *writer { return &writer{secret: newSecret(), names: make(map[uint64]int)} }
@@ -47,13 +67,15 @@ func (w *writer) empty() *index {
 	return &index{secret: w.secret, values: newTable(shardsOf), names: newTable(64)}
 }
 
-// next returns the index of a snapshot that changes lead to from that of old; the snapshot is read if they do not.
-func (w *writer) next(old *index, snap *lists.Snapshot, changes []lists.Change, whole bool) *index {
+// next returns the index of a snapshot that changes lead to from that of old, and what they touch; the snapshot is read
+// if they do not.
+func (w *writer) next(old *index, snap *lists.Snapshot, changes []lists.Change, whole bool) (*index, touched) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if !whole && len(changes) < 1000+old.values.live/4 {
 		if b := w.edit(old); b.apply(changes) {
-			return b.index(snap)
+			b.touched.all = snap.Settings() != old.settings
+			return b.index(snap), b.touched
 		}
 	}
 	clear(w.names)
@@ -65,7 +87,7 @@ func (w *writer) next(old *index, snap *lists.Snapshot, changes []lists.Change, 
 			b.add(e)
 		}
 	}
-	return b.index(snap)
+	return b.index(snap), touched{all: true}
 }
 
 // builder is one edit of an index.
@@ -79,6 +101,7 @@ type builder struct {
 	summer        summer
 	buf           []byte
 	made          []fingerprint // of the entry that is being worked on
+	touched       touched
 }
 
 func (w *writer) edit(old *index) *builder {
@@ -90,7 +113,8 @@ func (w *writer) edit(old *index) *builder {
 }
 
 func (b *builder) index(snap *lists.Snapshot) *index {
-	ix := &index{secret: b.secret, settings: snap.Settings(), values: &b.values.table, names: &b.named.table, count: b.count}
+	b.writer.serial++
+	ix := &index{serial: b.writer.serial, secret: b.secret, settings: snap.Settings(), values: &b.values.table, names: &b.named.table, count: b.count}
 	if b.count.prefixes != (tally{}).prefixes {
 		ix.prefixes = b.prefixes
 	}
@@ -111,7 +135,8 @@ func (b *builder) apply(changes []lists.Change) bool {
 }
 
 func (b *builder) add(e lists.Entry) {
-	m := metaOf(e)
+	m, blocks := metaOf(e), e.List == lists.Blacklist
+	b.touchAddress(e.ID, blocks)
 	if p, isPrefix := prefixOf(e.ID); isPrefix {
 		b.modify(p, func(v prefixMeta, _ bool) (prefixMeta, bool) {
 			return prefixMeta{e.ID.Value, append(slices.Clone(v.meta), m)}, false
@@ -122,17 +147,34 @@ func (b *builder) add(e lists.Entry) {
 	b.keys(e, func(k key, f fingerprint) {
 		b.values.add(slot{f, m})
 		b.count.add(e.List, k, 1)
+		b.touch(f.tag, blocks)
 	})
 	if e.ID.Kind.Named() {
 		tag := b.nameOf(e.ID)
 		if b.writer.names[tag]++; b.writer.names[tag] == 1 {
 			b.named.add(slot{fingerprint{tag: tag}, 1})
+			b.touch(tag, true) // of those who bear it nobody knows what else was read
 		}
+	}
+}
+
+// touch notes what was met under a tag, where that could block somebody.
+func (b *builder) touch(tag uint64, blocks bool) {
+	if blocks && !b.fresh && len(b.touched.tags) <= maxTouched {
+		b.touched.tags = append(b.touched.tags, tag)
+	}
+}
+
+func (b *builder) touchAddress(id lists.ID, blocks bool) {
+	if p, ok := id.Prefix(); ok && blocks && !b.fresh && len(b.touched.prefixes) <= maxTouched {
+		b.touched.prefixes = append(b.touched.prefixes, p)
 	}
 }
 
 func (b *builder) remove(e lists.Entry) bool {
 	m, ok := metaOf(e), true
+	unprotects := e.List == lists.Whitelist
+	b.touchAddress(e.ID, unprotects)
 	if p, isPrefix := prefixOf(e.ID); isPrefix {
 		b.modify(p, func(v prefixMeta, _ bool) (prefixMeta, bool) {
 			i := slices.Index(v.meta, m)
@@ -147,6 +189,7 @@ func (b *builder) remove(e lists.Entry) bool {
 	b.keys(e, func(k key, f fingerprint) {
 		ok = b.values.remove(slot{f, m}) && ok
 		b.count.add(e.List, k, -1)
+		b.touch(f.tag, unprotects)
 	})
 	if e.ID.Kind.Named() {
 		tag := b.nameOf(e.ID)

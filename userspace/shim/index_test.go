@@ -244,7 +244,10 @@ func TestHold(t *testing.T) {
 			t.Errorf("stream %d ended %d times", i, got)
 		}
 	}
-	if got := len(s.streams.all(nil)); got != n-3 {
+	s.streams.mu.Lock()
+	got := len(s.streams.open)
+	s.streams.mu.Unlock()
+	if got != n-3 {
 		t.Errorf("%d streams held, want %d", got, n-3)
 	}
 }

@@ -9,8 +9,9 @@ import (
 
 // rules are the API definitions in force. Immutable.
 type rules struct {
-	set   *apis.Set
-	plans map[*apis.API]*plan
+	set    *apis.Set
+	plans  map[*apis.API]*plan
+	serial uint64 // grows from rules to rules
 }
 
 // plan is where an API's identifiers are looked for: hashes of folded names, 0: nowhere.
@@ -27,7 +28,8 @@ type plan struct {
 func (s *Shim) newRules(set *apis.Set) *rules {
 	s.rings.begin()
 	defer s.rings.end()
-	r := &rules{set: set, plans: make(map[*apis.API]*plan)}
+	s.rings.serial++
+	r := &rules{serial: s.rings.serial, set: set, plans: make(map[*apis.API]*plan)}
 	var sp speller
 	hash := func(name string) (uint64, string) {
 		if name == "" {
@@ -70,6 +72,7 @@ type rings struct {
 	mu      sync.Mutex
 	open    map[ringID]*keyring
 	next    map[ringID]*keyring // while definitions are being replaced
+	serial  uint64              // of the rules
 	changed chan struct{}
 }
 

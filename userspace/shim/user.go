@@ -29,7 +29,7 @@ func (w *work) user(v string, anyCase bool) {
 
 // readingOf is reading for a form of its own.
 func (w *work) readingOf(k key, how spelling) {
-	if w.index.count.black[k.kind] == 0 {
+	if w.index.count.black[k.kind] == 0 && !w.gather {
 		return
 	}
 	var matches []Match

@@ -16,6 +16,9 @@ type work struct {
 	late   bool  // what is judged came after a body: nothing in it whitelists
 	rules  *rules
 	trace  *Explanation // nil: nobody wants to know
+	gather bool         // tags is filled, and everything looked up, whether or not anything of its kind is listed
+	tags   []uint64     // of all that was looked up, and of names under which nothing is listed
+	bytes  int          // of the header
 	shim   *Shim        // while detectors look
 
 	found [maxAPIs]*apis.API
@@ -77,7 +80,7 @@ func (w *work) reset(ix *index, rl *rules, now int64, single bool) {
 	*w = work{
 		index: ix, rules: rl, now: now, single: single, budget: maxWork, current: -1,
 		summer: w.summer, speller: w.speller, buf: w.buf, folded: w.folded, payload: w.payload, claim: w.claim,
-		strict: w.strict[:0], counts: w.counts[:0],
+		strict: w.strict[:0], counts: w.counts[:0], tags: w.tags[:0],
 	}
 	// One odd request must not leave its memory behind in every pooled work.
 	for _, b := range []*[]byte{&w.buf, &w.folded, &w.payload, &w.claim, &w.speller.a, &w.speller.b, &w.speller.c} {
@@ -85,8 +88,8 @@ func (w *work) reset(ix *index, rl *rules, now int64, single bool) {
 			*b = nil
 		}
 	}
-	if cap(w.strict) > 64 || cap(w.counts) > 256 {
-		w.strict, w.counts = nil, nil
+	if cap(w.strict) > 64 || cap(w.counts) > 256 || cap(w.tags) > 4096 {
+		w.strict, w.counts, w.tags = nil, nil, nil
 	}
 }
 
@@ -121,6 +124,9 @@ func (w *work) occurred(group uint64) int {
 // traced collects all, those that have ended too.
 func (w *work) look(k key, name uint64, list lists.List, traced *[]Match) meta {
 	tag := w.index.tag(k.kind, k.form, name, k.value)
+	if w.gather {
+		w.tags = append(w.tags, tag)
+	}
 	sh := w.index.values.shard(tag)
 	var sum [2]uint64
 	var best meta
@@ -140,6 +146,15 @@ func (w *work) look(k key, name uint64, list lists.List, traced *[]Match) meta {
 		}
 	}
 	return best
+}
+
+// lists reports whether anything of that kind and folded name is listed.
+func (w *work) lists(kind lists.Kind, name uint64) bool {
+	listed := w.index.lists(kind, name)
+	if w.gather && !listed {
+		w.tags = append(w.tags, nameTag(kind, name))
+	}
+	return listed
 }
 
 // from says where what is read next stands in the request.
@@ -163,10 +178,10 @@ func (w *work) reading(kind lists.Kind, name uint64, value string, how spelling)
 	var matches []Match
 	traced := w.tracing(&matches)
 	var m meta
-	if ix.count.black[kind] > 0 {
+	if ix.count.black[kind] > 0 || w.gather {
 		m = w.look(key{kind: kind, name: w.nameOf(kind), value: value}, name, lists.Blacklist, traced)
 	}
-	if ix.count.jwt[kind]+ix.count.signed[kind] > 0 {
+	if ix.count.jwt[kind]+ix.count.signed[kind] > 0 || w.gather {
 		if other := w.lookJWT(kind, name, value, traced); m == 0 {
 			m = other
 		}
@@ -205,10 +220,10 @@ func (w *work) lookJWT(kind lists.Kind, name uint64, value string, traced *[]Mat
 		return 0
 	}
 	var m meta
-	if w.index.count.jwt[kind] > 0 {
+	if w.index.count.jwt[kind] > 0 || w.gather {
 		m = w.look(key{kind: kind, form: formJWT, name: w.nameOf(kind), value: textOf(w.payload)}, name, lists.Blacklist, traced)
 	}
-	if w.index.count.signed[kind] > 0 {
+	if w.index.count.signed[kind] > 0 || w.gather {
 		w.payload = appendSignature(append(w.payload, 0, '.'), signature)
 		if other := w.look(key{kind: kind, form: formSigned, name: w.nameOf(kind), value: textOf(w.payload)}, name, lists.Blacklist, traced); m == 0 {
 			m = other
