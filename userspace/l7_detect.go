@@ -111,7 +111,7 @@ func (d *detection) report(e lists.Entry) {
 }
 
 func (d *detection) alert(t detect.Touch) {
-	d.node.log.Warn("decoy touched", "client", t.Client, "api", t.API, "method", lists.Quote(t.Method), "path", lists.Quote(t.Path), "blacklisted", t.Listed)
+	d.node.limited.Warn("decoy touched", "client", t.Client, "api", t.API, "method", lists.Quote(t.Method), "path", lists.Quote(t.Path), "blacklisted", t.Listed)
 	if d.node.config.Detect.Webhook == "" {
 		return
 	}
@@ -142,10 +142,10 @@ func (d *detection) run(ctx context.Context) error {
 				return nil
 			case t := <-d.alerts:
 				if n := d.unsent.Swap(0); n > 0 {
-					d.node.log.Warn("the webhook is too slow", "webhook", d.node.config.Detect.Webhook, "alerts not sent", n)
+					d.node.limited.Warn("the webhook is too slow", "webhook", d.node.config.Detect.Webhook, "alerts not sent", n)
 				}
 				if err := d.post(ctx, t); err != nil && ctx.Err() == nil {
-					d.node.log.Warn("cannot send an alert", "webhook", d.node.config.Detect.Webhook, "error", err)
+					d.node.limited.Warn("cannot send an alert", "webhook", d.node.config.Detect.Webhook, "error", err)
 				}
 			}
 		}
@@ -171,14 +171,14 @@ func (d *detection) more(batch []lists.Entry) []lists.Entry {
 // apply lists what the guard lets it, together, and where that is refused, one by one.
 func (d *detection) apply(ctx context.Context, found []lists.Entry) {
 	if lost := d.lost.Swap(0); lost > 0 {
-		d.node.log.Error("more was found than could be listed", "lost", lost)
+		d.node.limited.Error("more was found than could be listed", "lost", lost)
 	}
 	var ops []lists.Operation
 	now := d.node.store.Clock().Now()
 	for _, e := range found {
 		op := lists.Operation{Op: lists.OpAdd, Entry: e}
 		if _, err := checkLockOut(request(op), d.node.Snapshot(), *d.node.protected.Load(), now); err != nil {
-			d.node.log.Warn("not blacklisted, though detected", "id", redacted(e.ID), "source", e.Source, "why", err)
+			d.node.limited.Warn("not blacklisted, though detected", "id", redacted(e.ID), "source", e.Source, "why", err)
 			continue
 		}
 		ops = append(ops, op)
@@ -192,7 +192,7 @@ func (d *detection) apply(ctx context.Context, found []lists.Entry) {
 	}
 	for _, op := range ops {
 		if err := d.write(ctx, op); err != nil {
-			d.node.log.Error("detected, and cannot be blacklisted", "id", redacted(op.Entry.ID), "source", op.Entry.Source, "error", err)
+			d.node.limited.Error("detected, and cannot be blacklisted", "id", redacted(op.Entry.ID), "source", op.Entry.Source, "error", err)
 		}
 	}
 }

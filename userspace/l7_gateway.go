@@ -2,9 +2,11 @@ package userspace
 
 import (
 	"context"
+	"errors"
+	"io/fs"
 	"net"
-	"net/netip"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -15,28 +17,55 @@ import (
 // unixPrefix marks an address that is the path of a unix socket.
 const unixPrefix = "unix:"
 
-// checkGateway is what check, ext_authz and spoe check alike.
-func checkGateway(bad badKey, listen string, gateways []string) error {
-	if path, unix := strings.CutPrefix(listen, unixPrefix); unix {
-		switch {
-		case !filepath.IsAbs(path):
-			return bad("listen", "%q is no absolute path of a socket", path)
-		case len(gateways) > 0:
-			return bad("gateways", "on a unix socket, its owner and group are who may ask: take gateways out")
-		}
-		return nil
+// GatewayConfig is a front that a gateway asks.
+type GatewayConfig struct {
+	Listen   string   `toml:"listen"`   // HOST:PORT, or unix:/path; "": off
+	Gateways []string `toml:"gateways"` // addresses and CIDRs of who may ask; none: this host
+	// SocketMode (octal) and SocketGroup (a name or number) say who may open a unix socket, and so ask; "": 0660, the daemon's.
+	SocketMode  string `toml:"socket_mode"`
+	SocketGroup string `toml:"socket_group"`
+}
+
+func (c GatewayConfig) wanted() bool { return c.Listen != "" }
+
+func (c GatewayConfig) check(bad badKey) error {
+	path, unix := strings.CutPrefix(c.Listen, unixPrefix)
+	switch {
+	case !unix && c.SocketMode != "":
+		return bad("socket_mode", "listen is no unix socket: take it out, or listen on unix:/path")
+	case !unix && c.SocketGroup != "":
+		return bad("socket_group", "listen is no unix socket: take it out, or listen on unix:/path")
+	case unix && !filepath.IsAbs(path):
+		return bad("listen", "%q is no absolute path of a socket", path)
+	case unix && len(c.Gateways) > 0:
+		return bad("gateways", "on a unix socket, its owner and group are who may ask: take gateways out")
 	}
-	if listen != "" {
-		if err := checkListen(bad, "listen", listen); err != nil {
+	if mode, err := c.mode(); err != nil || mode&^0o666 != 0 {
+		return bad("socket_mode", "%q is no mode of a socket in octal, such as 0660 or 0600", c.SocketMode)
+	}
+	if c.Listen != "" && !unix {
+		if err := checkListen(bad, "listen", c.Listen); err != nil {
 			return err
 		}
 	}
-	for _, text := range gateways {
+	for _, text := range c.Gateways {
 		if _, err := parsePrefix(text); err != nil {
 			return bad("gateways", "%q is not an IP address or CIDR", text)
 		}
 	}
 	return nil
+}
+
+// mode is that of the socket, 0 where none is configured.
+func (c GatewayConfig) mode() (fs.FileMode, error) {
+	if c.SocketMode == "" {
+		return 0, nil
+	}
+	n, err := strconv.ParseUint(c.SocketMode, 8, 12)
+	if err == nil && n == 0 {
+		err = errors.New("nobody may open it")
+	}
+	return fs.FileMode(n), err
 }
 
 // answerer is a front that a gateway asks.
@@ -45,17 +74,21 @@ type answerer interface {
 	Counts() asked.Counts
 }
 
-// openGateway listens for gateways, as the checked configuration says.
-func openGateway(name, listen string, gateways []string, a answerer) (*opened, error) {
-	var all []netip.Prefix
-	for _, text := range gateways {
+// listenFor opens a front for gateways, as the checked configuration says.
+func (c GatewayConfig) listenFor(n *node, name string, a answerer) (*opened, error) {
+	place := asked.Place{Address: c.Listen, Group: c.SocketGroup, Setting: name + ".gateways", Logger: n.limited}
+	for _, text := range c.Gateways {
 		p, err := parsePrefix(text)
 		if err != nil {
 			return nil, err
 		}
-		all = append(all, p)
+		place.Gateways = append(place.Gateways, p)
 	}
-	l, err := asked.Listen(listen, all)
+	var err error
+	if place.Mode, err = c.mode(); err != nil {
+		return nil, err
+	}
+	l, err := asked.Listen(place)
 	if err != nil {
 		return nil, err
 	}

@@ -69,7 +69,7 @@ func (c ManagementConfig) open(ctx context.Context, n *node) (*opened, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := management.New(management.Options{Login: n.control.Login, Hosts: hosts, Node: l.Addr().String(), Logger: n.log})
+	s := management.New(management.Options{Login: n.control.Login, Hosts: hosts, Node: l.Addr().String(), Logger: n.limited})
 	return &opened{
 		run: func(ctx context.Context) error {
 			return s.Serve(ctx, tls.NewListener(netutil.LimitListener(l, maxManagement), pair.Config()))

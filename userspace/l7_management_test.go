@@ -12,7 +12,7 @@ import (
 
 // TestManagementConnectionsAreBounded: who holds connections to the management API open has so many and no more.
 func TestManagementConnectionsAreBounded(t *testing.T) {
-	n := &node{config: DefaultConfig(), log: slog.New(slog.DiscardHandler)}
+	n := &node{config: DefaultConfig(), log: slog.New(slog.DiscardHandler), limited: slog.New(slog.DiscardHandler)}
 	n.config.StateDir = t.TempDir()
 	o, err := ManagementConfig{Listen: "127.0.0.1:0"}.open(t.Context(), n)
 	if err != nil {
@@ -66,7 +66,7 @@ func TestManagementConnectionsAreBounded(t *testing.T) {
 
 // TestManagementCertificateNamesTheListener: clients that trust the self-signed file reach the address of listen.
 func TestManagementCertificateNamesTheListener(t *testing.T) {
-	n := &node{config: DefaultConfig(), log: slog.New(slog.DiscardHandler)}
+	n := &node{config: DefaultConfig(), log: slog.New(slog.DiscardHandler), limited: slog.New(slog.DiscardHandler)}
 	n.config.StateDir = t.TempDir()
 	o, err := ManagementConfig{Listen: "127.0.0.9:0"}.open(t.Context(), n)
 	if err != nil {

@@ -10,18 +10,11 @@ import (
 )
 
 // SidebandConfig is ASE's sideband: POST /ase/request and /ase/response.
-type SidebandConfig struct {
-	Listen   string   `toml:"listen"`   // HOST:PORT, or unix:/path; "": off
-	Gateways []string `toml:"gateways"` // who may ask, addresses and CIDRs; none: this host
-}
-
-func (c SidebandConfig) wanted() bool { return c.Listen != "" }
-
-func (c SidebandConfig) check(bad badKey) error { return checkGateway(bad, c.Listen, c.Gateways) }
+type SidebandConfig struct{ GatewayConfig }
 
 func (c SidebandConfig) open(_ context.Context, n *node) (*opened, error) {
-	return openGateway("sideband", c.Listen, c.Gateways, sideband.New(sideband.Options{
-		Shim: n.shim, Valid: n.tokens.Valid, Logger: n.log,
+	return c.listenFor(n, "sideband", sideband.New(sideband.Options{
+		Shim: n.shim, Valid: n.tokens.Valid, Logger: n.limited,
 		Authenticate: func() bool { return n.Snapshot().Settings().SidebandAuthentication },
 	}))
 }

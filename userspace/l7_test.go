@@ -13,7 +13,7 @@ import (
 )
 
 func TestIPEnforcement(t *testing.T) {
-	front := CheckConfig{Listen: "127.0.0.1:1"}
+	front := CheckConfig{GatewayConfig{Listen: "127.0.0.1:1"}}
 	for _, test := range []struct {
 		config Config
 		want   string

@@ -34,6 +34,7 @@ type node struct {
 	version string
 	started time.Time
 	log     *slog.Logger
+	limited *slog.Logger // of what requests and connections can cause
 
 	store    *store.Store
 	opened   uint64       // generation the store was opened at

@@ -40,7 +40,7 @@ func jwt(header, payload, signature string) string {
 // newDetecting is a node that has lists, detectors and a shim, and neither kernel nor listeners.
 func newDetecting(t *testing.T) (*node, *shim.Shim) {
 	t.Helper()
-	n := &node{config: DefaultConfig(), log: slog.New(slog.DiscardHandler)}
+	n := &node{config: DefaultConfig(), log: slog.New(slog.DiscardHandler), limited: slog.New(slog.DiscardHandler)}
 	n.config.TrustedProxies = []string{lb}
 	var err error
 	if n.store, err = store.Open(store.Options{Dir: t.TempDir(), Logger: n.log}, nil); err != nil {

@@ -38,7 +38,7 @@ func Run(ctx context.Context, c Config, version string, log *slog.Logger, ready 
 	if len(c.Interfaces) == 0 && c.IPEnforcement == enforceKernel {
 		return fmt.Errorf("%w: ip_enforcement: \"kernel\" without interfaces: no listed address would be blocked; name interfaces, or leave it out", ErrConfig)
 	}
-	n := &node{config: c, version: version, started: time.Now(), log: log}
+	n := &node{config: c, version: version, started: time.Now(), log: log, limited: limitLog(log, time.Now)}
 	var err error
 	if n.protector, err = newProtector(c); err != nil {
 		return err

@@ -205,3 +205,30 @@ func TestHAProxyInOtherWays(t *testing.T) {
 		r.judge(address, q)
 	}
 }
+
+// TestSocketGroup: a gateway that has given up root asks over a unix socket of its group, and nobody else does.
+func TestSocketGroup(t *testing.T) {
+	b := newRecorder(t)
+	dir, err := os.MkdirTemp("", "socket")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	socket := filepath.Join(dir, "spoe.sock")
+	r := newRigWith(t, b.Listener.Addr().String(), api, "socket_group = \"haproxy\"\n", "unix:"+socket)
+	r.backend = b
+	r.cli(lists[0]...)
+	r.spoe, r.user = "unix@"+socket, "haproxy"
+	address := startHAProxy(r)
+	r.settled(address)
+	r.judge(address, request{name: "by its group", lines: []string{"Cookie: JSESSIONID=badcookie"}, block: true})
+
+	r.user = "www-data"
+	a, err := send("127.0.0.1", startHAProxy(r), request{name: "of another group"}.raw())
+	if err != nil || (a != answer{503, "Error: Undecided"}) {
+		t.Errorf("a gateway of another group got %+v, %v", a, err)
+	}
+}

@@ -31,7 +31,8 @@ type rig struct {
 	daemon   *process
 	// Where the daemon's fronts listen.
 	check, authz, spoe, inline string
-	small                      bool // HAProxy is to send small frames
+	small                      bool   // HAProxy is to send small frames
+	user                       string // HAProxy gives up root for this user and group
 }
 
 // api recognises clients by everything there is.

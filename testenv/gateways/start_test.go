@@ -52,8 +52,12 @@ func startHAProxy(r *rig) string {
 	if r.small {
 		patient = append(patient, "    max-waiting-frames 200\n", "    max-waiting-frames 200\n    max-frame-size 256\n")
 	}
+	global := "\nglobal\n"
+	if r.user != "" {
+		global += "    user " + r.user + "\n    group " + r.user + "\n"
+	}
 	engine := r.deployed("haproxy/portcullis.spoe", "haproxy/portcullis.spoe", patient...)
-	main := r.deployed("haproxy/haproxy.cfg", "haproxy/haproxy.cfg", "bind :80\n", "bind "+address+"\n", "/etc/haproxy/portcullis.spoe", engine,
+	main := r.deployed("haproxy/haproxy.cfg", "haproxy/haproxy.cfg", "\nglobal\n", global, "bind :80\n", "bind "+address+"\n", "/etc/haproxy/portcullis.spoe", engine,
 		"127.0.0.1:8412", r.spoe, "127.0.0.1:8000", r.app)
 	r.answers(r.start("haproxy", nil, "haproxy", "-db", "-f", main), address)
 	return address

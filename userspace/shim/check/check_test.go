@@ -31,7 +31,7 @@ func serve(t *testing.T, decide func(*http.Request) shim.Decision) (*Endpoint, s
 
 func serveWith(t *testing.T, o Options) (*Endpoint, string) {
 	t.Helper()
-	l, err := front.Listen("127.0.0.1:0", nil)
+	l, err := front.Listen(front.Place{Address: "127.0.0.1:0"})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -27,7 +27,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // serve starts a server and returns it with a client of the protocol.
 func serve(t *testing.T, decide func(*http.Request) shim.Decision) (*Server, *grpc.ClientConn) {
 	t.Helper()
-	l, err := front.Listen("127.0.0.1:0", nil)
+	l, err := front.Listen(front.Place{Address: "127.0.0.1:0"})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,14 +1,20 @@
 package front
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"io/fs"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
 	"net/url"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -114,7 +120,8 @@ func TestListenForGatewaysOnly(t *testing.T) {
 		gateway  string
 		accepted bool
 	}{{"127.0.0.1/32", true}, {"192.0.2.0/24", false}} {
-		l, err := Listen("127.0.0.1:0", []netip.Prefix{netip.MustParsePrefix(test.gateway)})
+		var log bytes.Buffer
+		l, err := Listen(Place{Address: "127.0.0.1:0", Gateways: []netip.Prefix{netip.MustParsePrefix(test.gateway)}, Setting: "check.gateways", Logger: slog.New(slog.NewTextHandler(&log, nil))})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -142,12 +149,16 @@ func TestListenForGatewaysOnly(t *testing.T) {
 		if got := l.Strange() == 0; got != test.accepted {
 			t.Errorf("%s: counted %d strange peers", test.gateway, l.Strange())
 		}
+		said := strings.Contains(log.String(), "peer="+c.LocalAddr().String()) && strings.Contains(log.String(), "setting=check.gateways")
+		if said == test.accepted || test.accepted && log.Len() > 0 {
+			t.Errorf("%s: logged %q", test.gateway, log.String())
+		}
 	}
 }
 
 func TestListenOnUnixSocket(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "sock")
-	l, err := Listen("unix:"+path, nil)
+	l, err := Listen(Place{Address: "unix:" + path})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -155,7 +166,7 @@ func TestListenOnUnixSocket(t *testing.T) {
 	if err != nil || info.Mode().Perm() != 0o660 {
 		t.Errorf("got %v, %v, want mode 0660", info.Mode(), err)
 	}
-	if _, err := Listen("unix:"+path, nil); !errors.Is(err, ErrInUse) {
+	if _, err := Listen(Place{Address: "unix:" + path}); !errors.Is(err, ErrInUse) {
 		t.Errorf("a second one: got %v, want ErrInUse", err)
 	}
 	c, err := net.Dial("unix", path)
@@ -172,7 +183,7 @@ func TestListenOnUnixSocket(t *testing.T) {
 	// Left by a dead process: replaced. A file: kept.
 	l.Listener.(*net.UnixListener).SetUnlinkOnClose(false)
 	l.Close()
-	l, err = Listen("unix:"+path, nil)
+	l, err = Listen(Place{Address: "unix:" + path})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -180,7 +191,7 @@ func TestListenOnUnixSocket(t *testing.T) {
 	if err := os.WriteFile(path, []byte("mine"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Listen("unix:"+path, nil); err == nil {
+	if _, err := Listen(Place{Address: "unix:" + path}); err == nil {
 		t.Error("a file was replaced")
 	}
 	if text, _ := os.ReadFile(path); string(text) != "mine" {
@@ -188,9 +199,33 @@ func TestListenOnUnixSocket(t *testing.T) {
 	}
 }
 
+// TestSocketAdmits: mode and group of a unix socket say who may open it.
+func TestSocketAdmits(t *testing.T) {
+	group := os.Getgid()
+	if os.Getuid() == 0 {
+		group = 12345 // others may give a file to groups of their own only
+	}
+	path := filepath.Join(t.TempDir(), "sock")
+	l, err := Listen(Place{Address: "unix:" + path, Mode: 0o620, Group: strconv.Itoa(group)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	info, err := os.Stat(path)
+	if err != nil || info.Mode().Perm() != 0o620 || info.Sys().(*syscall.Stat_t).Gid != uint32(group) {
+		t.Errorf("got %v, %+v, %v; want mode 0620, group %d", info.Mode(), info.Sys(), err, group)
+	}
+	l.Close()
+	if l, err := Listen(Place{Address: "unix:" + path, Group: "no such group"}); err == nil || !strings.Contains(err.Error(), "no such group") {
+		t.Errorf("a group that is not there: %v, %v", l, err)
+	}
+	if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("what failed left a socket: %v", err)
+	}
+}
+
 func TestListenSaysWhatIsWrong(t *testing.T) {
 	for _, address := range []string{"nowhere", "unix:/does/not/exist/sock"} {
-		if l, err := Listen(address, nil); err == nil {
+		if l, err := Listen(Place{Address: address}); err == nil {
 			l.Close()
 			t.Errorf("%s: no error", address)
 		}

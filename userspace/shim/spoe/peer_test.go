@@ -24,7 +24,7 @@ type peer struct {
 // newPeer starts an agent and connects to it.
 func newPeer(t *testing.T, o Options) *peer {
 	t.Helper()
-	l, err := front.Listen("127.0.0.1:0", nil)
+	l, err := front.Listen(front.Place{Address: "127.0.0.1:0"})
 	if err != nil {
 		t.Fatal(err)
 	}
