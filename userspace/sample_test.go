@@ -57,6 +57,8 @@ func keysOf(t reflect.Type, prefix string) (all []string) {
 	for f := range t.Fields() {
 		name, ok := f.Tag.Lookup("toml")
 		switch {
+		case f.Anonymous:
+			all = append(all, keysOf(f.Type, prefix)...)
 		case !ok || name == "-":
 		case f.Type.Kind() == reflect.Struct:
 			all = append(all, keysOf(f.Type, prefix+name+".")...)
