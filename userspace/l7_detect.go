@@ -94,6 +94,7 @@ func (d *detection) look(r *http.Request, seen shim.Seen) (apis.Answer, lists.So
 	f, ok := d.detector.Look(detect.Request{
 		HTTP: r, API: seen.API, Client: seen.Client, HTTPS: seen.HTTPS, SchemeUnknown: seen.SchemeUnknown,
 		HasToken: seen.HasToken, Whitelisted: seen.Whitelisted, Credentials: seen.Credentials,
+		Paths: seen.Paths,
 	})
 	return f.Answer, f.Source, ok
 }

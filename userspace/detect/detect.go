@@ -18,6 +18,8 @@ type Request struct {
 	SchemeUnknown bool // nobody said whether it was https: the protocol is not judged
 	HasToken      bool
 	Whitelisted   bool // is never blacklisted, and held to no rule but that decoys are answered
+	// Paths are the ways in which backends may read the path of HTTP; nil: all read it as it is.
+	Paths []string
 	// Credentials are asked only when somebody is to be blacklisted by them. nil: there are none.
 	Credentials interface {
 		// Learnable returns token and cookie, zero unless the backend has accepted them, or they are verified.
@@ -110,7 +112,7 @@ func (d *Detector) Look(r Request) (f Finding, ok bool) {
 // once. A decoy that is an API of its own may be: the client is listed when he goes on to a real one.
 func (d *Detector) decoy(r Request, settings lists.Settings) (Finding, bool) {
 	context := len(r.API.Decoy.Subpaths) > 0
-	if !r.API.Decoy.Enabled || context && !onSubpath(r.API, r.HTTP.URL.Path) {
+	if !r.API.Decoy.Enabled || context && !onSubpath(r) {
 		return Finding{}, false
 	}
 	now := d.options.Now()

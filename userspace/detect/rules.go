@@ -84,9 +84,17 @@ func missesToken(r Request) bool {
 	return !preflight
 }
 
-// onSubpath reports whether a path is a decoy's or below it. A sub-path may be written with the API's URL in front or
+// onSubpath reports whether the request's path, as any backend may read it, is a decoy's or below it.
+func onSubpath(r Request) bool {
+	if r.Paths == nil {
+		return isDecoy(r.API, r.HTTP.URL.Path)
+	}
+	return slices.ContainsFunc(r.Paths, func(p string) bool { return isDecoy(r.API, p) })
+}
+
+// isDecoy reports whether a path is a decoy's or below it. A sub-path may be written with the API's URL in front or
 // without.
-func onSubpath(a *apis.API, requested string) bool {
+func isDecoy(a *apis.API, requested string) bool {
 	requested = path.Clean("/" + requested)
 	for _, sub := range a.Decoy.Subpaths {
 		sub = path.Clean("/" + sub)

@@ -217,7 +217,7 @@ func (s *Shim) detect(r *http.Request, w *work, d *Decision) {
 	answer, source, ok := s.options.Detect(r, Seen{
 		API: d.API, Client: d.Client, HTTPS: r.TLS != nil || r.URL.Scheme == "https" || r.URL.Scheme == "wss",
 		SchemeUnknown: d.seen.request.claims.SchemeUnknown,
-		HasToken:      d.seen.hasToken, Whitelisted: d.seen.whitelisted,
+		HasToken:      d.seen.hasToken, Whitelisted: d.seen.whitelisted, Paths: decoyPaths(d.API, &d.seen.request),
 		Credentials: learn,
 	})
 	if ok {

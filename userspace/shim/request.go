@@ -312,6 +312,48 @@ func pathReadings(path, rawPath string) (honest []string, tricky [][2]string) {
 	return honest, tricky
 }
 
+// decoyPaths returns what some backend may read in a request's path, nil if that is the path itself. Letters stay as they
+// are: what differs from a decoy in them may be a path of its own.
+func decoyPaths(api *apis.API, q *request) (all []string) {
+	if len(api.Decoy.Subpaths) == 0 || !api.Decoy.Enabled {
+		return nil
+	}
+	if shapeOf(q.path, q.rawPath) != pathOdd && withoutTails(q.path) == q.path {
+		return nil
+	}
+	honest, tricky := pathReadings(q.path, q.rawPath)
+	add := func(path string) {
+		for _, p := range []string{path, withoutTails(path)} {
+			if !slices.Contains(all, p) {
+				all = append(all, p)
+			}
+		}
+	}
+	for _, p := range honest {
+		if p != strings.ToLower(honest[0]) || p == honest[0] {
+			add(p)
+		}
+	}
+	for _, p := range tricky {
+		add(p[1])
+	}
+	return all
+}
+
+// withoutTails takes dots and spaces at the ends of segments away, as file systems of Windows do.
+func withoutTails(s string) string {
+	if !strings.Contains(s, "./") && !strings.Contains(s, " /") && !strings.HasSuffix(s, ".") && !strings.HasSuffix(s, " ") {
+		return s
+	}
+	segments := strings.Split(s, "/")
+	for i, segment := range segments {
+		if segment != "." && segment != ".." {
+			segments[i] = strings.TrimRight(segment, ". ")
+		}
+	}
+	return strings.Join(segments, "/")
+}
+
 // keepSlashes hides encoded slashes from decoding.
 var keepSlashes = strings.NewReplacer("%2f", "%252f", "%2F", "%252F")
 

@@ -87,6 +87,8 @@ type Seen struct {
 	SchemeUnknown bool
 	HasToken      bool
 	Whitelisted   bool // never blacklist such a client
+	// Paths are the ways in which backends may read the request's path, nil if all read it as it is: for decoys.
+	Paths []string
 	// Credentials are asked for what of the request may be blacklisted, by who is about to do so: it may cost the check of
 	// a signature. Good until Detect returns; nil where nothing is blacklisted.
 	Credentials Credentials
