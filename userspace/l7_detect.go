@@ -2,6 +2,7 @@ package userspace
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -27,11 +28,18 @@ type DetectConfig struct {
 	// TTL is how long entries live, by source (decoy, invalid_method, ...); a source that is not there: for ever.
 	TTL     map[string]string `toml:"ttl"`
 	Webhook string            `toml:"webhook"` // URL that the first touch of a decoy is posted to; "": none
+	// IPv6Clients is how many detected addresses of one /64 are listed at once (0: 16); IPv6Network: beyond them the /64 is
+	// listed, instead of the newest ones only.
+	IPv6Clients int  `toml:"ipv6_clients"`
+	IPv6Network bool `toml:"ipv6_network"`
 }
 
 func (c DetectConfig) check(bad badKey) error {
 	if _, err := c.ttl(); err != nil {
 		return bad("ttl", "%s", err)
+	}
+	if c.IPv6Clients < 0 || c.IPv6Clients > maxCrowd {
+		return bad("ipv6_clients", "%d is not from 1 to %d", c.IPv6Clients, maxCrowd)
 	}
 	if c.Webhook == "" {
 		return nil
@@ -70,6 +78,7 @@ type detection struct {
 	alerts   chan detect.Touch
 	lost     atomic.Uint64 // findings
 	unsent   atomic.Uint64 // alerts
+	crowds   crowds
 	http     http.Client
 }
 
@@ -80,7 +89,8 @@ func newDetection(n *node) (*detection, error) {
 	}
 	d := &detection{
 		node: n, findings: make(chan lists.Entry, maxFindings), alerts: make(chan detect.Touch, maxAlerts),
-		http: http.Client{Timeout: 10 * time.Second},
+		http:   http.Client{Timeout: 10 * time.Second},
+		crowds: crowds{limit: cmp.Or(n.config.Detect.IPv6Clients, defaultCrowd), network: n.config.Detect.IPv6Network},
 	}
 	d.detector = detect.New(detect.Options{
 		Settings: func() lists.Settings { return n.Snapshot().Settings() },
@@ -176,13 +186,18 @@ func (d *detection) apply(ctx context.Context, found []lists.Entry) {
 	}
 	var ops []lists.Operation
 	now := d.node.store.Clock().Now()
+	fresh := make(map[lists.Key]bool)
 	for _, e := range found {
 		op := lists.Operation{Op: lists.OpAdd, Entry: e}
 		if _, err := checkLockOut(request(op), d.node.Snapshot(), *d.node.protected.Load(), now); err != nil {
 			d.node.limited.Warn("not blacklisted, though detected", "id", redacted(e.ID), "source", e.Source, "why", err)
 			continue
 		}
-		ops = append(ops, op)
+		gone, add := d.crowds.place(d.node.Snapshot(), e, fresh, func(network lists.Entry) bool { return d.mayListNetwork(network, now) })
+		for _, k := range gone {
+			ops = append(ops, lists.Operation{Op: lists.OpDeleteKey, Entry: lists.Entry{Key: k}})
+		}
+		ops = append(ops, lists.Operation{Op: lists.OpAdd, Entry: add})
 	}
 	if len(ops) == 0 || !d.node.Snapshot().Settings().ASEDetectedAttack { // switched off meanwhile
 		return
@@ -203,6 +218,10 @@ func (d *detection) write(ctx context.Context, ops ...lists.Operation) error {
 		return err
 	}
 	for _, op := range ops {
+		if op.Op == lists.OpDeleteKey {
+			d.node.log.Info("no longer blacklisted: too many of its network are", "id", redacted(op.Entry.ID), "source", op.Entry.Source)
+			continue
+		}
 		d.node.log.Info("blacklisted", "id", redacted(op.Entry.ID), "source", op.Entry.Source, "reason", op.Entry.Reason)
 	}
 	return nil

@@ -31,6 +31,7 @@ func TestDetectConfig(t *testing.T) {
 		`detect.ttl: "trap" is not`:  {TTL: map[string]string{"trap": "1d"}},
 		`detect.ttl: invalid`:        {TTL: map[string]string{"decoy": "soon"}},
 		`detect.webhook: "x"`:        {Webhook: "x"},
+		`detect.ipv6_clients: -1 is`: {IPv6Clients: -1},
 	} {
 		config := DefaultConfig()
 		config.Detect = c
