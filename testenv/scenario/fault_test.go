@@ -3,23 +3,24 @@ package scenario
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"math/rand/v2"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"regexp"
-	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
-	"github.com/portcullis/portcullis/lists"
 	"github.com/portcullis/portcullis/testenv"
 	"github.com/portcullis/portcullis/userspace/control"
 )
+
+// A run of every fault takes an hour and more: it can be run in parts, and a part be gone on with.
+var faultCases = flag.String("faults", "", "with -long, the faults of TestFaults/CALL to try: FIRST-LAST, FIRST- or -LAST, counted from 1")
 
 // failing are the system calls that are made to fail, and how.
 var failing = []struct {
@@ -33,60 +34,129 @@ var failing = []struct {
 	{"fdatasync", []string{"EIO"}},
 	{"ftruncate", []string{"EIO"}},
 	{"renameat", []string{"EIO", "ENOSPC"}},
+	{"unlinkat", []string{"EIO"}},
+	{"openat", []string{"EMFILE", "EIO"}},
 }
 
 // fault is one system call that fails: the nth of its kind in each thread of the daemon.
 type fault struct {
 	call, errno string
 	nth         int
+	from        origin
 }
 
-func (f fault) String() string { return fmt.Sprintf("%s %d: %s", f.call, f.nth, f.errno) }
+// origin is what a daemon finds when it starts.
+type origin string
 
-// TestFaults lets one system call after the other fail while a daemon starts, changes its lists and attaches again. What
-// it answers "added" is dropped from then on, whatever fails; and once nothing fails any more, kernel and store agree.
-// A few calls drawn at random; with -long, every one.
+const (
+	asLeft     origin = "as it was left"
+	unpinned   origin = "nothing pinned"
+	newMachine origin = "nothing at all"
+)
+
+func (f fault) String() string {
+	return fmt.Sprintf("%s %d: %s, start from %s", f.call, f.nth, f.errno, f.from)
+}
+
+// enumerate lists the faults of a kind of call that a daemon makes so many of.
+func enumerate(call string, errors []string, calls int) (all []fault) {
+	origins := []origin{asLeft, unpinned, newMachine}
+	for n := range calls {
+		errno := errors[n%len(errors)]
+		if call == "bpf" { // most of the calls, and they do not know of the state directory
+			from := asLeft
+			if n%8 == 7 {
+				from = origins[1+n/8%2]
+			}
+			all = append(all, fault{call, errno, n + 1, from})
+			continue
+		}
+		for _, from := range origins {
+			all = append(all, fault{call, errno, n + 1, from})
+		}
+	}
+	return all
+}
+
+// TestFaults lets one system call after the other fail while a daemon starts, changes all that it keeps and attaches again.
+// What it answers "added" holds from then on, whatever fails; once nothing fails any more, kernel and store agree; and the
+// next daemon starts and finds what this one had in force. A few calls drawn at random; with -long, every one.
 func TestFaults(t *testing.T) {
 	r := newFaultRig(t)
-	rnd := random(t)
-	var all []fault
-	for _, kind := range failing {
-		calls := r.calls[kind.call]
-		if calls == 0 && kind.call != "fdatasync" { // made when a copy of the lists is, which is later
-			t.Errorf("%s: the daemon makes none", kind.call)
-		}
-		for n := range calls {
-			all = append(all, fault{kind.call, kind.errors[n%len(kind.errors)], n + 1})
-		}
-	}
 	t.Logf("system calls of the busiest thread: %v", r.calls)
 	if !*long {
-		all = sample(rnd, all)
+		r.all(t, sample(random(t), r.calls), 1)
+		return
 	}
+	for _, kind := range failing {
+		t.Run(kind.call, func(t *testing.T) {
+			all := enumerate(kind.call, kind.errors, r.calls[kind.call])
+			first, last, err := part(*faultCases, len(all))
+			if err != nil {
+				t.Fatal(err)
+			}
+			r.all(t, all[first-1:last], first)
+		})
+	}
+}
+
+// all lets the faults happen, one after the other; the first of them has that number.
+func (r *faultRig) all(t *testing.T, all []fault, first int) {
 	began := time.Now()
-	for i, f := range all {
-		r.suffer(i, f)
-		if t.Failed() {
-			t.Fatalf("%d of %d, %v", i, len(all), f)
+	outer := r.t
+	defer func() { r.t = outer }()
+	r.t = t
+	i := 0
+	defer func() {
+		if t.Failed() && i < len(all) {
+			t.Logf("fault %d: %v", first+i, all[i])
+		}
+	}()
+	for ; i < len(all); i++ {
+		if r.suffer(all[i]); t.Failed() {
+			return
 		}
 		if i%100 == 99 {
-			t.Logf("%d of %d, %v: %+v", i+1, len(all), time.Since(began).Round(time.Second), r.tally)
+			t.Logf("up to %d: %v, %+v", first+i, time.Since(began).Round(time.Second), r.tally)
 		}
 	}
 	t.Logf("%d faults in %v: %+v", len(all), time.Since(began).Round(time.Second), r.tally)
-	if r.tally.Failed == 0 {
+	if len(all) > 0 && r.tally.Failed == 0 {
 		t.Error("not one call failed")
 	}
 }
 
-// sample draws one fault of each kind, and some more.
-func sample(rnd *rand.Rand, all []fault) []fault {
-	rnd.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
-	seen := make(map[string]int)
-	return slices.DeleteFunc(all, func(f fault) bool {
-		seen[f.call]++
-		return seen[f.call] > 1 && (f.call != "bpf" || seen[f.call] > 4)
-	})
+// part reads FIRST-LAST.
+func part(text string, n int) (first, last int, err error) {
+	first, last = 1, n
+	from, to, ok := strings.Cut(text, "-")
+	if text != "" && !ok {
+		return 0, 0, fmt.Errorf("-faults %s: want FIRST-LAST, FIRST- or -LAST", text)
+	}
+	for text, n := range map[string]*int{from: &first, to: &last} {
+		if text == "" {
+			continue
+		}
+		if *n, err = strconv.Atoi(text); err != nil {
+			return 0, 0, fmt.Errorf("-faults: %w", err)
+		}
+	}
+	last = min(last, n)
+	if first < 1 || first > last+1 {
+		return 0, 0, fmt.Errorf("-faults %s: there are %d", text, n)
+	}
+	return first, last, nil
+}
+
+// sample draws one fault of each kind, and some more of the most frequent.
+func sample(rnd *rand.Rand, calls map[string]int) (some []fault) {
+	for _, kind := range failing {
+		all := enumerate(kind.call, kind.errors, calls[kind.call])
+		for range min(len(all), 1+len(all)/800) {
+			some = append(some, all[rnd.IntN(len(all))])
+		}
+	}
+	return some
 }
 
 // faultRig is a rig with a daemon that is traced.
@@ -95,14 +165,14 @@ type faultRig struct {
 	client control.Client
 	trace  string
 	calls  map[string]int // of each kind that fails, as many as the busiest thread made
+	kept   remembered
 
-	victim netip.Addr // listed by the last case, to be deleted by the next
-	next   int        // number of the next address
-	tally  struct {
+	tally struct {
 		Failed   int // system calls
 		Refused  int // commands that were answered with an error
 		Answered int // commands
 		Ended    int // daemons that ended, with an error
+		Copies   int // of the lists, made while calls failed
 	}
 }
 
@@ -112,13 +182,19 @@ func newFaultRig(t *testing.T) *faultRig {
 	r.trace = filepath.Join(r.Lab.Dir, "trace")
 	// One CPU: then most calls are made by few threads, and strace counts in each.
 	r.daemon.Env = []string{"GOMAXPROCS=1"}
-	// A first case without a fault: it counts.
-	r.begin(fault{})
-	r.change()
-	r.endFaults()
-	r.settle()
-	r.calls = r.countCalls()
-	r.must(r.daemon.Kill())
+	// Two cases without a fault: they count what is done from the beginning, and what later.
+	r.calls = make(map[string]int)
+	for _, from := range []origin{newMachine, asLeft} {
+		r.suffer(fault{from: from})
+		for call, n := range r.countCalls() {
+			r.calls[call] = max(r.calls[call], n)
+		}
+	}
+	for _, kind := range failing {
+		if r.calls[kind.call] == 0 {
+			t.Errorf("%s: the daemon makes none", kind.call)
+		}
+	}
 	return r
 }
 
@@ -137,24 +213,60 @@ func (r *faultRig) countCalls() map[string]int {
 }
 
 // suffer is one case.
-func (r *faultRig) suffer(i int, f fault) {
+func (r *faultRig) suffer(f fault) {
 	r.t.Helper()
-	if i%8 == 7 { // a start with nothing pinned
+	r.prepare(f.from)
+	r.begin(f)
+	answered := r.change()
+	r.endFaults()
+	r.settle()
+	inForce := r.observe()
+	for what, want := range answered {
+		if inForce[what] != want {
+			r.t.Errorf("%s: answered %q, in force %q", what, want, inForce[what])
+		}
+	}
+	r.judge(inForce)
+	text, err := os.ReadFile(r.trace)
+	r.must(err)
+	r.tally.Failed += strings.Count(string(text), "(INJECTED)")
+	r.must(r.daemon.Kill())
+
+	r.daemon.Wrap = nil
+	r.must(r.daemon.Start())
+	r.settle()
+	found := r.observe()
+	for what, was := range inForce {
+		if found[what] != was {
+			r.t.Errorf("%s: in force %q, after the next start %q", what, was, found[what])
+		}
+	}
+	for what, is := range found {
+		if _, was := inForce[what]; !was {
+			r.t.Errorf("%s: not in force, after the next start %q", what, is)
+		}
+	}
+	r.sound()
+	r.tidy(found)
+	r.must(r.daemon.Kill())
+}
+
+// prepare makes what the daemon is to find.
+func (r *faultRig) prepare(from origin) {
+	r.t.Helper()
+	if names, err := os.ReadDir(r.daemon.PinDir); from != asLeft && err == nil && len(names) > 0 {
 		out, err := r.daemon.InNamespace("detach", "--pin-dir", r.daemon.PinDir)
 		r.must(err)
 		if out.Code != 0 {
 			r.t.Fatalf("detach: %+v", out)
 		}
 	}
-	r.begin(f)
-	expected := r.change()
-	r.endFaults()
-	r.settle()
-	r.verify(expected)
-	text, err := os.ReadFile(r.trace)
-	r.must(err)
-	r.tally.Failed += strings.Count(string(text), "(INJECTED)")
-	r.must(r.daemon.Kill())
+	if from == newMachine {
+		r.must(os.RemoveAll(r.daemon.StateDir))
+		r.kept = remembered{password: "admin", next: r.kept.next}
+		return
+	}
+	r.wearOut()
 }
 
 // begin starts a daemon in which a call fails, and waits until it answers or has ended.
@@ -190,71 +302,6 @@ func (r *faultRig) ended() bool {
 	default:
 		return false
 	}
-}
-
-// change changes lists and interfaces, and returns what was answered: whether an address is to be dropped.
-func (r *faultRig) change() map[netip.Addr]bool {
-	r.t.Helper()
-	expected := make(map[netip.Addr]bool)
-	add, kept, batch := r.address(), r.address(), []netip.Addr{r.address(), r.address()}
-	probe := r.probe()
-	defer probe.close()
-	answered := func(drop bool, addrs []netip.Addr, err error) {
-		r.t.Helper()
-		if err != nil {
-			r.tally.Refused++
-			return
-		}
-		r.tally.Answered++
-		for _, a := range addrs {
-			expected[a] = drop
-			if got := probe.dropped(a); got != drop {
-				r.t.Errorf("it was answered, but packets of %s are dropped: %v", a, got)
-			}
-		}
-	}
-	try := func(drop bool, addrs []netip.Addr, ops ...control.Operation) {
-		r.t.Helper()
-		_, err := r.client.Apply(context.Background(), ops)
-		answered(drop, addrs, err)
-	}
-	op := func(op, list string, a netip.Addr) control.Operation {
-		return control.Operation{Op: op, List: list, Kind: "ip", Value: a.String()}
-	}
-	firewall := func(to string) control.Operation { return control.Operation{Op: "set", Setting: "firewall", To: to} }
-	try(true, []netip.Addr{add}, op("add", "blacklist", add))
-	try(false, []netip.Addr{kept}, op("add", "blacklist", kept), op("add", "whitelist", kept))
-	if r.victim.IsValid() {
-		try(false, []netip.Addr{r.victim}, op("delete", "blacklist", r.victim))
-	}
-	try(true, batch, op("add", "blacklist", batch[0]), op("add", "blacklist", batch[1]))
-	imported := []netip.Addr{r.address(), r.address()}
-	answered(true, imported, r.importAll(imported))
-	try(false, nil, firewall("disabled"))
-	try(false, nil, firewall("enabled"))
-	r.must(r.Gateway.Delete("eth0"))
-	r.must(testenv.Connect(r.Gateway.Namespace, "eth0", r.Internet.Namespace, "uplink0"))
-	r.victim = add
-	return expected
-}
-
-// importAll imports addresses into the blacklist, which takes another way through the store than an add.
-func (r *faultRig) importAll(addrs []netip.Addr) error {
-	_, err := r.client.Import(context.Background(), control.ImportOptions{}, func(yield func(control.ImportEntry, error) bool) {
-		for _, a := range addrs {
-			id, _ := lists.PrefixID(netip.PrefixFrom(a, a.BitLen()))
-			e := lists.Entry{Key: lists.Key{List: lists.Blacklist, Source: lists.Manual, ID: id}}
-			if !yield(control.ImportEntry{Entry: e}, nil) {
-				return
-			}
-		}
-	})
-	return err
-}
-
-func (r *faultRig) address() netip.Addr {
-	r.next++
-	return netip.AddrFrom4([4]byte{10, 9, byte(r.next >> 8), byte(r.next)})
 }
 
 // endFaults ends the tracing, and starts another daemon if the traced one has ended.
@@ -311,39 +358,4 @@ func (r *faultRig) settle() {
 	if _, err := r.client.Apply(context.Background(), []control.Operation{{Op: "set", Setting: "firewall", To: "enabled"}}); err != nil {
 		r.t.Fatalf("once nothing fails: %v", err)
 	}
-}
-
-// verify compares what was answered, what the store lists, and what becomes of packets.
-func (r *faultRig) verify(expected map[netip.Addr]bool) {
-	r.t.Helper()
-	listed := make(map[netip.Addr]bool) // true: to be dropped
-	for _, l := range []lists.List{lists.Blacklist, lists.Whitelist} {
-		for e, err := range r.client.List(context.Background(), l) {
-			r.must(err)
-			listed[netip.MustParseAddr(e.ID.Value)] = l == lists.Blacklist
-		}
-	}
-	probe := r.probe()
-	defer probe.close()
-	for a, want := range expected {
-		if listed[a] != want {
-			r.t.Errorf("%s: to be dropped, as was answered: %v; by the lists: %v", a, want, listed[a])
-		}
-	}
-	for i := max(1, r.next-18); i <= r.next; i++ {
-		a := netip.AddrFrom4([4]byte{10, 9, byte(i >> 8), byte(i)})
-		if got := probe.dropped(a); got != listed[a] {
-			r.t.Errorf("%s: packets are dropped: %v; by the lists: %v", a, got, listed[a])
-		}
-	}
-	if len(listed) < 200 {
-		return
-	}
-	// The lists are kept short.
-	for _, list := range []string{"blacklist", "whitelist"} {
-		if _, err := r.client.Apply(context.Background(), []control.Operation{{Op: "clear", List: list}}); err != nil {
-			r.t.Error(err)
-		}
-	}
-	r.victim = netip.Addr{}
 }
