@@ -13,6 +13,7 @@ import (
 	"github.com/portcullis/portcullis/lists"
 	"github.com/portcullis/portcullis/userspace/apis"
 	"github.com/portcullis/portcullis/userspace/control"
+	"github.com/portcullis/portcullis/userspace/durable"
 )
 
 // maxAPIs bounds the definitions of a node.
@@ -134,14 +135,10 @@ func (d *definitions) SetBlocking(id string, on bool) (control.API, error) {
 		return wireAPI(a), nil
 	}
 	next, err := a.WithBlocking(on)
-	if err == nil {
-		err = d.files.Save(next)
-	}
 	if err != nil {
 		return control.API{}, wireAPIError(err)
 	}
-	d.publish(next, id)
-	return wireAPI(next), nil
+	return wireAPI(next), d.publish(next, id, d.files.Save(next))
 }
 
 func (d *definitions) put(a *apis.API, how control.DefinitionChange) error {
@@ -160,11 +157,7 @@ func (d *definitions) put(a *apis.API, how control.DefinitionChange) error {
 	if err := apis.Conflict(all, a); err != nil {
 		return wireAPIError(err)
 	}
-	if err := d.files.Save(a); err != nil {
-		return wireAPIError(err)
-	}
-	d.publish(a, a.ID)
-	return nil
+	return d.publish(a, a.ID, d.files.Save(a))
 }
 
 func (d *definitions) delete(id string) error {
@@ -173,11 +166,7 @@ func (d *definitions) delete(id string) error {
 	if !d.known(id) {
 		return d.missing(id)
 	}
-	if err := d.files.Remove(id); err != nil {
-		return wireAPIError(err)
-	}
-	d.publish(nil, id)
-	return nil
+	return d.publish(nil, id, d.files.Remove(id))
 }
 
 // known reports whether there is a definition of that ID, broken or not. Who calls it holds mu.
@@ -185,8 +174,12 @@ func (d *definitions) known(id string) bool {
 	return d.set.Load().Get(id) != nil || slices.ContainsFunc(d.broken, func(b apis.Broken) bool { return b.ID == id })
 }
 
-// publish puts a set in force in which a, if not nil, stands in the place of id. Who calls it holds mu.
-func (d *definitions) publish(a *apis.API, id string) {
+// publish puts a set in force in which a, if not nil, stands in the place of id, if that is what the files say after a
+// change of them that came to err. Who calls it holds mu.
+func (d *definitions) publish(a *apis.API, id string, err error) error {
+	if err != nil && !errors.Is(err, durable.ErrUnsynced) {
+		return wireAPIError(err)
+	}
 	all := slices.DeleteFunc(slices.Collect(d.set.Load().All()), func(b *apis.API) bool { return b.ID == id })
 	if a != nil {
 		all = append(all, a)
@@ -197,6 +190,10 @@ func (d *definitions) publish(a *apis.API, id string) {
 	if d.use != nil {
 		d.use(next)
 	}
+	if err != nil {
+		return wireAPIError(err)
+	}
+	return nil
 }
 
 func wireAPIError(err error) error {
@@ -206,6 +203,8 @@ func wireAPIError(err error) error {
 		wire.Code, wire.Hint = control.CodeInvalid, "nothing was changed"
 	case errors.Is(err, apis.ErrExists):
 		wire.Code, wire.Hint = control.CodeInvalid, "give it another hostname or url, or delete the other with delete_api"
+	case errors.Is(err, durable.ErrUnsynced):
+		wire.Hint = "look at the disk that holds the state directory"
 	default:
 		wire.Hint = "free space in the state directory and try again"
 	}

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/portcullis/portcullis/userspace/control"
+	"github.com/portcullis/portcullis/userspace/durable"
 	"github.com/portcullis/portcullis/userspace/shim/sideband"
 )
 
@@ -61,6 +62,8 @@ func tokenError(err error) error {
 		return &control.Error{Code: control.CodeInvalid, Message: err.Error()}
 	case errors.Is(err, sideband.ErrTokenLost):
 		return &control.Error{Code: control.CodeNotFound, Message: err.Error(), Hint: "see them with: portcullis list_sideband_token"}
+	case errors.Is(err, durable.ErrUnsynced):
+		return &control.Error{Code: control.CodeFailed, Message: err.Error(), Hint: "see what is in force with: portcullis list_sideband_token"}
 	}
 	return &control.Error{Code: control.CodeFailed, Message: err.Error(), Hint: "nothing was changed"}
 }

@@ -105,7 +105,8 @@ func (f Files) load(name string) (*API, error) {
 	return Parse(name, text)
 }
 
-// Save writes a definition; it is durable, and there whole or not at all, when Save returns.
+// Save writes a definition; it is durable, and there whole or not at all, when Save returns. After durable.ErrUnsynced,
+// of Remove too, the change is made.
 func (f Files) Save(a *API) error {
 	if err := durable.Replace(filepath.Join(f.dir, a.ID+".json"), a.Raw, 0o600); err != nil {
 		return fmt.Errorf("write API definition: %w", err)
@@ -115,21 +116,10 @@ func (f Files) Save(a *API) error {
 
 // Remove takes a definition away for good.
 func (f Files) Remove(id string) error {
-	err := ignoreMissing(os.Remove(filepath.Join(f.dir, id+".json")))
-	if err == nil {
-		err = durable.SyncDir(f.dir)
-	}
-	if err != nil {
+	if err := durable.Remove(filepath.Join(f.dir, id+".json")); err != nil {
 		return fmt.Errorf("delete API definition: %w", err)
 	}
 	return nil
-}
-
-func ignoreMissing(err error) error {
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	return err
 }
 
 // Conflict is [ErrExists] if another API has the host name and URL of a: of a request to them nobody could say whose it is.

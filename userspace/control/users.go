@@ -71,7 +71,10 @@ func openUsers(dir string, log *slog.Logger) *users {
 	accounts, err := readUsers(u.path)
 	if errors.Is(err, os.ErrNotExist) {
 		accounts = map[string]account{defaultUser: {Name: defaultUser, Hash: hashPassword(defaultPass), Default: true}}
-		err = writeUsers(u.path, accounts)
+		if err = writeUsers(u.path, accounts); err != nil {
+			log.Error("the first account is not on disk; every start makes it until that works", "error", err)
+			err = nil
+		}
 	}
 	if err != nil {
 		u.broken = err.Error()
@@ -293,12 +296,16 @@ func (u *users) set(ctx context.Context, name, password string) error {
 			return &Error{Code: CodeFailed, Message: "set corrupt users.json aside: " + err.Error()}
 		}
 	}
-	if err := writeUsers(u.path, next); err != nil {
+	err := writeUsers(u.path, next)
+	if err != nil && !errors.Is(err, durable.ErrUnsynced) {
 		return &Error{Code: CodeFailed, Message: err.Error(), Hint: "the old password still holds; free space in the state directory and try again"}
 	}
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.accounts, u.broken = next, ""
 	clear(u.remembered)
+	if err != nil {
+		return &Error{Code: CodeFailed, Message: err.Error(), Hint: "the new password holds; look at the disk that holds the state directory"}
+	}
 	return nil
 }

@@ -4,9 +4,15 @@ package durable
 
 import (
 	"errors"
+	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 )
+
+// ErrUnsynced: the change is made, but the disk did not confirm it. Whoever holds in memory what the file says goes by
+// the new file, for so does the next start. After any other error the file is what it was.
+var ErrUnsynced = errors.New("it is in force, but a power failure may undo it")
 
 // Replace makes path a file that holds data; until it does, what was there before stays.
 func Replace(path string, data []byte, mode os.FileMode) error {
@@ -34,7 +40,22 @@ func put(path string, data []byte, mode os.FileMode, name func(from, to string) 
 	if err != nil {
 		return err
 	}
-	return SyncDir(filepath.Dir(path))
+	return confirm(path)
+}
+
+// Remove takes a file away for good; one that is not there is no error.
+func Remove(path string) error {
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return confirm(path)
+}
+
+func confirm(path string) error {
+	if err := SyncDir(filepath.Dir(path)); err != nil {
+		return fmt.Errorf("%w: %w", ErrUnsynced, err)
+	}
+	return nil
 }
 
 // SyncDir makes durable what was made, renamed and removed in a folder.

@@ -161,11 +161,14 @@ func (t *Tokens) change(edit func([]Token) ([]Token, error)) error {
 	if err != nil {
 		return err
 	}
-	if err := t.write(next); err != nil {
+	err = t.write(next)
+	if err == nil || errors.Is(err, durable.ErrUnsynced) {
+		t.all = next
+		t.publish()
+	}
+	if err != nil {
 		return fmt.Errorf("keep sideband tokens: %w", err)
 	}
-	t.all = next
-	t.publish()
 	return nil
 }
 
