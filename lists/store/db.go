@@ -56,6 +56,8 @@ type database struct {
 	file os.FileInfo // of the file under the connection
 	meta meta        // as last read or written
 
+	makeshift error // why it is open in a way that changes nothing; nil: as it should be
+
 	version  int64   // of the schema
 	keys     *sealer // nil: nothing is sealed yet
 	ring     *keyring
@@ -86,29 +88,42 @@ func newDatabase(conn *sqlite.Conn, path string) *database {
 
 // openDatabase opens an existing file for reading and writing.
 func openDatabase(path string) (*database, error) {
-	f, err := os.OpenFile(path, os.O_RDWR, 0) // SQLite would fall back to reading only, and says less
-	if err != nil {
+	d := newDatabase(nil, path)
+	if err := d.open(); err != nil {
 		return nil, err
-	}
-	file, err := f.Stat()
-	_ = f.Close()
-	if err != nil {
-		return nil, err
-	}
-	conn, err := sqlite.OpenConn(path, sqlite.OpenReadWrite)
-	if err != nil {
-		return nil, err
-	}
-	conn.SetBusyTimeout(5 * time.Second) // somebody may be looking with another program
-	d := newDatabase(conn, path)
-	d.file = file
-	for _, pragma := range []string{"journal_mode=WAL", "synchronous=FULL", "wal_autocheckpoint=4000", "cache_size=-16000", "foreign_keys=OFF"} {
-		if err := sqlitex.ExecuteTransient(conn, "PRAGMA "+pragma, nil); err != nil {
-			_ = conn.Close()
-			return nil, fmt.Errorf("set %s: %w", pragma, err)
-		}
 	}
 	return d, nil
+}
+
+// open makes the connection.
+func (d *database) open() error {
+	f, err := os.OpenFile(d.path, os.O_RDWR, 0) // SQLite would fall back to reading only, and says less
+	if err != nil {
+		return err
+	}
+	d.file, err = f.Stat()
+	_ = f.Close()
+	if err != nil {
+		return err
+	}
+	return d.connect(d.path, sqlite.OpenReadWrite, "journal_mode=WAL")
+}
+
+// connect opens the file, with that setting before the usual ones.
+func (d *database) connect(path string, flags sqlite.OpenFlags, first ...string) error {
+	conn, err := sqlite.OpenConn(path, flags)
+	if err != nil {
+		return err
+	}
+	conn.SetBusyTimeout(5 * time.Second) // somebody may be looking with another program
+	for _, pragma := range append(first, "synchronous=FULL", "wal_autocheckpoint=4000", "cache_size=-16000", "foreign_keys=OFF") {
+		if err := sqlitex.ExecuteTransient(conn, "PRAGMA "+pragma, nil); err != nil {
+			_ = conn.Close()
+			return fmt.Errorf("set %s: %w", pragma, err)
+		}
+	}
+	d.conn = conn
+	return nil
 }
 
 // createDatabase makes the file, empty but for the settings of a new node, and publishes it under its name only
@@ -121,13 +136,15 @@ func createDatabase(path string, clock *Clock, keys *sealer) error {
 	return publish(path+".new", path)
 }
 
-// writeDatabase makes a database file with the meta row m and what fill writes, in place of any that is there.
+// writeDatabase makes a database file with the meta row m and what fill writes, in place of any that is there. After an
+// error what is in the file is worth nothing.
 func writeDatabase(path string, m meta, keys *sealer, now time.Time, fill func(d *database) error) error {
 	if err := emptyFile(path); err != nil {
 		return err
 	}
-	d, err := openDatabase(path)
-	if err != nil {
+	// Without a WAL: what of it does not get into the file when it is closed, SQLite does not tell.
+	d := newDatabase(nil, path)
+	if err := d.connect(path, sqlite.OpenReadWrite, "journal_mode=OFF"); err != nil {
 		return err
 	}
 	for i := range m.tally {

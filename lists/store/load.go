@@ -84,9 +84,13 @@ func (s *Store) leftovers() (bool, error) {
 
 // load reads the database into a snapshot, verifying every row.
 func (s *Store) load(progress func(done, total int)) (err error) {
-	d, err := openDatabase(s.path)
+	d, err := openSomehow(s.path)
 	if err != nil {
 		return fmt.Errorf("%s: %w", s.path, err)
+	}
+	if d.makeshift != nil {
+		s.log.Error("lists can be read, but not changed", "path", s.path, "error", d.makeshift)
+		s.failed(d.makeshift)
 	}
 	defer func() {
 		if err != nil {

@@ -70,7 +70,7 @@ func (s *Store) tidy() {
 		var err error // save keeps it for Status; what has ended counts for nobody even if it stays
 		if len(todo) > 0 {
 			err = s.write(todo)
-		} else if s.clock.Now().Sub(s.lastTry) >= time.Second && (len(s.unsaved) > 0 || s.leftover || s.db.inPlace() != nil) {
+		} else if s.clock.Now().Sub(s.lastTry) >= time.Second && (len(s.unsaved) > 0 || s.leftover || s.db.makeshift != nil || s.db.inPlace() != nil) {
 			err = s.save(nil)
 		}
 		<-s.writer

@@ -228,6 +228,9 @@ func (s *Store) save(todo []work) error {
 
 // save writes the works in one transaction; without any it writes the time alone.
 func (d *database) save(all []work, now time.Time, history int) error {
+	if err := d.reopen(); err != nil {
+		return err
+	}
 	if err := d.inPlace(); err != nil {
 		return err
 	}

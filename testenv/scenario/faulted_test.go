@@ -22,8 +22,9 @@ import (
 type remembered struct {
 	next      int        // number of the next address, name, password
 	victim    netip.Addr // listed by the last case, to be deleted by the next
-	api       string     // the same, of API definitions
-	token     string     // and of sideband tokens
+	api       string     // the API definition that the last case added, to be changed by the next
+	oldAPI    string     // the one that was changed, to be deleted
+	token     string     // the sideband token that it imported, to be deleted
 	password  string     // of admin, as far as is known
 	passwords []string   // and what it may be as well
 }
@@ -35,6 +36,7 @@ const (
 	dropped = "dropped"
 	passed  = "passed" // whitelisted
 	gone    = ""
+	valid   = "valid"
 )
 
 // change changes all that a daemon keeps, and the interface, and returns what was answered.
@@ -51,13 +53,15 @@ func (r *faultRig) change() state {
 	return answered
 }
 
-// count notes whether a command was answered.
-func (r *faultRig) count(err error) bool {
+// note notes what a command was to make of a thing. After an error that may be so or not: the fault may have hit the answer.
+func (r *faultRig) note(answered state, what, is string, err error) bool {
 	if err != nil {
 		r.tally.Refused++
+		delete(answered, what)
 		return false
 	}
 	r.tally.Answered++
+	answered[what] = is
 	return true
 }
 
@@ -69,11 +73,10 @@ func (r *faultRig) changeLists(answered state) {
 	defer probe.close()
 	note := func(want string, addrs []netip.Addr, err error) {
 		r.t.Helper()
-		if !r.count(err) {
-			return
-		}
 		for _, a := range addrs {
-			answered[a.String()] = want
+			if !r.note(answered, a.String(), want, err) {
+				continue
+			}
 			if got := probe.dropped(a); got != (want == dropped) {
 				r.t.Errorf("it was answered that packets of %s are dropped: %v, but they are: %v", a, want == dropped, got)
 			}
@@ -97,9 +100,8 @@ func (r *faultRig) changeLists(answered state) {
 	imported := []netip.Addr{r.address(), r.address()}
 	note(dropped, imported, r.importAll(imported))
 	hush := fmt.Sprintf("hush%d", r.kept.next) // which is sealed
-	if _, err := r.client.Apply(context.Background(), []control.Operation{{Op: "add", List: "blacklist", Kind: "token", Value: hush}}); r.count(err) {
-		answered[hush] = dropped
-	}
+	_, err := r.client.Apply(context.Background(), []control.Operation{{Op: "add", List: "blacklist", Kind: "token", Value: hush}})
+	r.note(answered, hush, dropped, err)
 	try(gone, nil, firewall("disabled"))
 	try(gone, nil, firewall("enabled"))
 	r.kept.victim = add
@@ -129,36 +131,34 @@ func (r *faultRig) changeAPIs(answered state) {
 	ctx := context.Background()
 	change := func(how control.DefinitionChange, id, url string) {
 		text := fmt.Sprintf(`{"api_metadata": {"protocol": "http", "url": %q, "hostname": %q, "enable_blocking": true}}`, url, id+".example")
-		if _, _, err := r.client.ChangeAPI(ctx, how, id+".json", text); r.count(err) {
-			answered["api "+id] = url
-		}
+		_, _, err := r.client.ChangeAPI(ctx, how, id+".json", text)
+		r.note(answered, "api "+id, url, err)
 	}
 	id := fmt.Sprintf("api%d", r.kept.next)
 	change(control.AddAPI, id, "/first")
 	if old := r.kept.api; old != "" {
 		change(control.UpdateAPI, old, "/second")
-		if _, err := r.client.SetBlocking(ctx, old, false); r.count(err) {
-			answered["api "+old] += " open"
-		}
-		if _, _, err := r.client.ChangeAPI(ctx, control.DeleteAPI, old+".json", ""); r.count(err) {
-			answered["api "+old] = gone
+		url := answered["api "+old]
+		if _, err := r.client.SetBlocking(ctx, old, false); url != "" {
+			r.note(answered, "api "+old, url+" open", err)
 		}
 	}
-	r.kept.api = id
+	if old := r.kept.oldAPI; old != "" {
+		_, _, err := r.client.ChangeAPI(ctx, control.DeleteAPI, old+".json", "")
+		r.note(answered, "api "+old, gone, err)
+	}
+	r.kept.oldAPI, r.kept.api = r.kept.api, id
 }
 
 // changeTokens makes a sideband token, imports one and deletes that of the last case.
 func (r *faultRig) changeTokens(answered state) {
 	ctx := context.Background()
-	if made, err := r.client.CreateSidebandToken(ctx); r.count(err) {
-		answered["sideband "+made] = "valid"
-	}
+	made, err := r.client.CreateSidebandToken(ctx)
+	r.note(answered, "sideband "+made, valid, err)
 	token := fmt.Sprintf("%032d", r.kept.next)
-	if r.count(r.client.ImportSidebandToken(ctx, token)) {
-		answered["sideband "+token] = "valid"
-	}
-	if old := r.kept.token; old != "" && r.count(r.client.DeleteSidebandToken(ctx, old)) {
-		answered["sideband "+old] = gone
+	r.note(answered, "sideband "+token, valid, r.client.ImportSidebandToken(ctx, token))
+	if old := r.kept.token; old != "" {
+		r.note(answered, "sideband "+old, gone, r.client.DeleteSidebandToken(ctx, old))
 	}
 	r.kept.token = token
 }
@@ -168,8 +168,7 @@ func (r *faultRig) changePassword(answered state) {
 	admin := control.Client{Socket: r.daemon.Socket, User: "admin"} // root, who need not know the old one
 	password := fmt.Sprintf("password %d", r.kept.next)
 	r.kept.passwords = append(r.kept.passwords, r.kept.password)
-	if r.count(admin.SetPassword(context.Background(), "", password)) {
-		answered["password"] = password
+	if r.note(answered, "password", password, admin.SetPassword(context.Background(), "", password)) {
 		r.kept.password = password
 	} else {
 		r.kept.passwords = append(r.kept.passwords, password)
@@ -239,7 +238,7 @@ func (r *faultRig) observe() state {
 	tokens, err := r.client.SidebandTokens(ctx)
 	r.must(err)
 	for _, t := range tokens {
-		now["sideband "+t.Token] = "valid"
+		now["sideband "+t.Token] = valid
 	}
 	for _, p := range append([]string{r.kept.password}, r.kept.passwords...) {
 		as := control.Client{Socket: r.daemon.Socket, User: "admin", Password: p}
@@ -304,7 +303,7 @@ func (r *faultRig) tidy(now state) {
 	}
 	r.kept.victim = netip.Addr{}
 	for name := range now {
-		if id, ok := strings.CutPrefix(name, "api "); ok && id != "root" && id != r.kept.api {
+		if id, ok := strings.CutPrefix(name, "api "); ok && id != "root" && id != r.kept.api && id != r.kept.oldAPI {
 			_, _, err := r.client.ChangeAPI(ctx, control.DeleteAPI, id+".json", "")
 			r.must(err)
 		}
