@@ -235,7 +235,7 @@ func request(ops ...lists.Operation) control.Request {
 // redacted is an identifier without its secret.
 func redacted(id lists.ID) slog.Value {
 	switch id.Kind {
-	case lists.KindIP, lists.KindUsername:
+	case lists.KindIP:
 		return slog.StringValue(id.Kind.String() + " " + lists.Quote(id.Value))
 	}
 	return slog.StringValue(id.Kind.String() + " " + id.Name + " **********")

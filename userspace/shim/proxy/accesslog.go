@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 	"unicode/utf8"
@@ -24,7 +25,7 @@ type logEntry struct {
 	started                   time.Time
 	proto, method, host, path string
 	userAgent                 string
-	keyName, key, username    string // the API key and who the API's header names
+	keyName, key, username    string // the API key, and who the API's header or token names
 	remote                    netip.Addr
 	judged                    bool
 	status                    int // 0: the client got none
@@ -254,6 +255,19 @@ func (e *logEntry) note(r *http.Request, d *shim.Decision) {
 	if api.UsernameHeader != "" {
 		e.username = one(r.Header.Values(api.UsernameHeader))
 	}
+	if e.username != "" || api.JWT.Username == "" {
+		return
+	}
+	var token string
+	if name, isQuery := strings.CutPrefix(api.JWT.Location, "qs:"); isQuery {
+		token = one(r.URL.Query()[name])
+	} else {
+		token = one(r.Header.Values(jwtHeader(api)))
+		if _, bare, hasScheme := strings.Cut(token, " "); hasScheme {
+			token = bare
+		}
+	}
+	e.username = shim.ClaimedUser(api, token)
 }
 
 // logRequest writes the line of a request over HTTP/1.1.

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"bytes"
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"log/slog"
@@ -90,6 +91,44 @@ func TestAccessLog(t *testing.T) {
 	}
 	if len(hash) != hashInLog || hash == (&accessLog{o: LogOptions{Key: []byte("other")}}).hash(lists.ID{Kind: lists.KindCookie, Name: "session", Value: "very secret"}) {
 		t.Errorf("hash %q does not depend on the key", hash)
+	}
+}
+
+// TestUserOfATokenInLog: who a JSON web token names is hashed as who a header names, wherever the API has its tokens.
+func TestUserOfATokenInLog(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "access.log")
+	b := newRecorder(t, nil)
+	api := rootAPI(b.address)
+	r := newRig(t, Options{AccessLog: LogOptions{Path: path, Key: bytes.Repeat([]byte("k"), 32)}}, api)
+	token := func(payload string) string {
+		enc := base64.RawURLEncoding.EncodeToString
+		return enc([]byte(`{"alg":"HS256"}`)) + "." + enc([]byte(payload)) + ".c2ln"
+	}
+	alice := token(`{"sub":"secretAlice"}`)
+	for _, test := range []struct{ location, target, header string }{
+		{"h:authorization:bearer", "/0", "Authorization: Bearer " + alice},
+		{"h:x-jwt", "/1", "X-JWT: " + alice},
+		{"qs:id", "/2?id=" + alice, "A: b"},
+		{"qs:id", "/3?id=" + alice + "&id=" + alice, "A: b"},
+		{"h:x-jwt", "/4", "X-JWT: " + token(`{"sub":"secretAlice","sub":"secretBob"}`)},
+		{"h:x-jwt", "/5", "X-JWT: secretAlice"},
+	} {
+		other := *api
+		other.JWT.Location, other.JWT.Username = test.location, "sub"
+		r.use(&other)
+		c := r.dial()
+		c.send("GET %s HTTP/1.1\r\nHost: a\r\n%s\r\n\r\n", test.target, test.header)
+		c.read("GET")
+		c.Close()
+	}
+	for _, line := range readLines(t, path, 6) {
+		want := any(r.p.access.hash(lists.ID{Kind: lists.KindUsername, Value: "secretAlice"}))
+		if line["path"].(string) > "/2" {
+			want = nil
+		}
+		if line["username"] != want {
+			t.Errorf("%v: want the username %v", line, want)
+		}
 	}
 }
 
