@@ -79,17 +79,17 @@ func (s *Server) login(ctx context.Context, p peer, user, password string) *Erro
 func (s *Server) loginFrom(ctx context.Context, from, password string, who Caller) *Error {
 	user := who.User
 	key := s.guard.key(user, s.users.known(user), from)
-	if err := s.guard.wait(ctx, key); err != nil {
+	if err := s.guard.enter(ctx, key); err != nil {
 		return err
 	}
+	outcome := loginUnknown
+	defer func() { s.guard.leave(key, outcome) }()
 	err := s.users.verify(ctx, user, password)
-	if err == nil {
-		s.guard.succeeded(key)
-		return nil
-	}
-	// Counted even if the call has ended: who hangs up early must not guess for free.
-	if err.Code == CodeForbidden {
-		s.guard.failed(key)
+	switch {
+	case err == nil:
+		outcome = loginRight
+	case err.Code == CodeForbidden: // counted even if the call has ended: who hangs up early must not guess for free
+		outcome = loginWrong
 		s.auditFailedLogin(who)
 	}
 	return err

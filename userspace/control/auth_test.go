@@ -3,10 +3,15 @@ package control_test
 import (
 	"context"
 	"errors"
+	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/portcullis/portcullis/lists"
@@ -264,4 +269,38 @@ func TestGuessingIsSlowed(t *testing.T) {
 	if _, err := as(t, root, nobody, "admin", "admin").AuthMethod(ctx); err != nil {
 		t.Errorf("the right password after wrong ones must work, late: %v", err)
 	}
+}
+
+// TestGuessingSideBySide: a hundred guesses over the network at once, and each is slowed down all the same.
+func TestGuessingSideBySide(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		server, err := control.New(control.Options{Backend: controltest.NewBackend(), StateDir: dir})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer server.Close()
+		began := time.Now()
+		var looked, atOnce, refused atomic.Int32
+		var all sync.WaitGroup
+		for i := range 100 {
+			all.Go(func() {
+				_, err := server.Login(t.Context(), "admin", fmt.Sprint("guess ", i), netip.MustParseAddr("192.0.2.7"))
+				e := wantError(t, err, control.CodeForbidden)
+				switch {
+				case strings.Contains(e.Message, "too many"):
+					refused.Add(1)
+				case time.Since(began) == 0: // hashing takes no time in the bubble
+					atOnce.Add(1)
+					fallthrough
+				default:
+					looked.Add(1)
+				}
+			})
+		}
+		all.Wait()
+		if atOnce.Load() != control.FreeFailures || refused.Load() < 80 || looked.Load()+refused.Load() != 100 {
+			t.Errorf("of 100 guesses at once %d were looked at, %d of them at once; %d were refused", looked.Load(), atOnce.Load(), refused.Load())
+		}
+	})
 }

@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// Delays after failed logins: a few are free, then each doubles the time until the next attempt of the same user
-// from the same place (uid or address) is looked at. Nobody is locked out for good, and nobody can delay another place.
+// Delays after failed logins: a few are free, side by side too, then each doubles the time until the next attempt of the
+// same user from the same place (uid or address) is looked at. Nobody is locked out for good, and nobody can delay another place.
 const (
 	freeFailures = 3
 	firstDelay   = 250 * time.Millisecond
@@ -29,6 +29,10 @@ type guardState struct {
 	failures int
 	last     time.Time // of the last failure
 	next     time.Time // when the next attempt is looked at
+	// looked is how many attempts are being looked at; before they are known to be right each counts as a failure. left is
+	// closed when one of them ends.
+	looked int
+	left   chan struct{}
 }
 
 // guard slows down who guesses passwords. Its memory is bounded.
@@ -56,81 +60,119 @@ func (g *guard) key(user string, known bool, from string) guardKey {
 	return guardKey{user: user, from: from}
 }
 
-// reserve returns how long this attempt has to wait. Attempts side by side queue up behind each other.
-func (g *guard) reserve(k guardKey) time.Duration {
+// enter returns when the attempt may be looked at, or the error that there are too many. After nil, leave must be called.
+func (g *guard) enter(ctx context.Context, k guardKey) *Error {
+	for {
+		wait, left := g.reserve(k)
+		switch {
+		case left != nil:
+			select {
+			case <-left:
+				continue
+			case <-ctx.Done():
+				return errNotLooked
+			}
+		case wait > mostWait:
+			return &Error{Code: CodeForbidden, Message: "too many failed logins of this user from " + k.from,
+				Hint: fmt.Sprintf("try again in %s; root needs no password", wait.Round(time.Second))}
+		case wait > 0:
+			t := time.NewTimer(wait)
+			defer t.Stop()
+			select {
+			case <-t.C:
+			case <-ctx.Done():
+				g.leave(k, loginUnknown)
+				return errNotLooked
+			}
+		}
+		return nil
+	}
+}
+
+var errNotLooked = &Error{Code: CodeFailed, Message: "the call ended before its login was looked at"}
+
+// reserve lets an attempt in that is looked at after wait. One that would wait longer than mostWait is not in; nor is one
+// that gets left: whether it is free depends on those that are being looked at, so it asks again when that is closed.
+func (g *guard) reserve(k guardKey) (wait time.Duration, left <-chan struct{}) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	st, now := g.states[k], g.now()
-	if st == nil || st.failures < freeFailures {
-		return 0
-	}
+	st, now := g.state(k), g.now()
 	if now.Sub(st.last) > forgetAfter {
-		delete(g.states, k)
-		return 0
+		st.failures = 0
+	}
+	if st.failures < freeFailures {
+		if st.failures+st.looked >= freeFailures {
+			return 0, st.left
+		}
+		st.looked++
+		return 0, nil
 	}
 	at := now
 	if st.next.After(now) {
 		at = st.next
 	}
-	if at.Sub(now) <= mostWait {
-		st.next = at.Add(min(firstDelay<<min(st.failures-freeFailures, 10), mostDelay))
+	if wait = at.Sub(now); wait > mostWait {
+		return wait, nil
 	}
-	return at.Sub(now)
+	st.next = at.Add(min(firstDelay<<min(st.failures+st.looked-freeFailures, 10), mostDelay))
+	st.looked++
+	return wait, nil
 }
 
-// wait returns when the attempt may be looked at, or the error that there are too many.
-func (g *guard) wait(ctx context.Context, k guardKey) *Error {
-	d := g.reserve(k)
-	if d <= 0 {
-		return nil
-	}
-	if d > mostWait {
-		return &Error{Code: CodeForbidden, Message: "too many failed logins of this user from " + k.from,
-			Hint: fmt.Sprintf("try again in %s; root needs no password", d.Round(time.Second))}
-	}
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return &Error{Code: CodeFailed, Message: "the call ended before its login was looked at"}
-	}
-}
-
-func (g *guard) failed(k guardKey) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
+// state is that of a key; held by the caller's lock.
+func (g *guard) state(k guardKey) *guardState {
 	st := g.states[k]
 	if st == nil {
 		if len(g.states) >= maxGuarded {
 			g.evict()
 		}
-		st = &guardState{}
+		st = &guardState{left: make(chan struct{})}
 		g.states[k] = st
 	}
-	st.failures, st.last = st.failures+1, g.now()
-	if st.failures == freeFailures {
-		st.next = st.last.Add(firstDelay)
+	return st
+}
+
+// loginOutcome is what became of an attempt.
+type loginOutcome uint8
+
+const (
+	loginUnknown loginOutcome = iota // not looked at after all
+	loginRight
+	loginWrong
+)
+
+// leave ends an attempt that was let in.
+func (g *guard) leave(k guardKey, o loginOutcome) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	st := g.state(k)
+	st.looked--
+	switch o {
+	case loginWrong:
+		st.failures, st.last = st.failures+1, g.now()
+		if st.failures == freeFailures {
+			st.next = st.last.Add(firstDelay)
+		}
+	case loginRight:
+		st.failures = 0
+	}
+	close(st.left)
+	st.left = make(chan struct{})
+	if st.failures == 0 && st.looked == 0 {
+		delete(g.states, k)
 	}
 }
 
-// evict forgets who failed longest ago.
+// evict forgets who failed longest ago. Those that are being looked at stay; there are no more of them than connections.
 func (g *guard) evict() {
 	var oldest guardKey
 	var when time.Time
 	for k, st := range g.states {
-		if when.IsZero() || st.last.Before(when) {
+		if st.looked == 0 && (when.IsZero() || st.last.Before(when)) {
 			oldest, when = k, st.last
 		}
 	}
 	delete(g.states, oldest)
-}
-
-func (g *guard) succeeded(k guardKey) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	delete(g.states, k)
 }
 
 // mayReport bounds the audit lines that failed logins make; omitted is how many made none since the last.
