@@ -85,7 +85,11 @@ func TestNginxReads(t *testing.T) {
 			cookie += []string{"; sid=", ";sid =", ",  sid= ", " sid=", `"; SID=`}[r.IntN(5)] + strings.Trim(mix(r), " \t")
 			query += []string{"&sid=", ";sid=", "&SID=", "&xsid="}[r.IntN(4)] + "v1%2fx"
 		}
-		if _, err := fmt.Fprintf(c, "GET /?%s HTTP/1.1\r\nHost: a\r\nCookie: %s\r\n\r\n", query, cookie); err != nil {
+		cookies := []string{cookie}
+		if r.IntN(3) == 0 {
+			cookies = append(cookies, strings.Trim(mix(r), " \t"))
+		}
+		if _, err := fmt.Fprintf(c, "GET /?%s HTTP/1.1\r\nHost: a\r\nCookie: %s\r\n\r\n", query, strings.Join(cookies, "\r\nCookie: ")); err != nil {
 			t.Fatal(err)
 		}
 		answer, err := http.ReadResponse(in, nil)
@@ -97,11 +101,11 @@ func TestNginxReads(t *testing.T) {
 		}
 		answer.Body.Close()
 		if answer.StatusCode != http.StatusNoContent {
-			t.Fatalf("cookie %q, query %q: %s", cookie, query, answer.Status)
+			t.Fatalf("cookies %q, query %q: %s", cookies, query, answer.Status)
 		}
 		wantCookie, wantArg := answer.Header.Get("X-Cookie"), answer.Header.Get("X-Arg")
-		if got := first(nginxCookie([]string{cookie}, "sid")); got != wantCookie {
-			t.Fatalf("cookie %q: nginx reads %q, the test %q", cookie, wantCookie, got)
+		if got := first(nginxCookie(cookies, "sid")); got != wantCookie {
+			t.Fatalf("cookies %q: nginx reads %q, the test %q", cookies, wantCookie, got)
 		}
 		if got := first(nginxArg(query, "sid")); got != wantArg {
 			t.Fatalf("query %q: nginx reads %q, the test %q", query, wantArg, got)
