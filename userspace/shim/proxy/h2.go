@@ -119,6 +119,10 @@ type stream struct {
 	limit  time.Duration
 	moved  atomic.Int64 // Unix second of the last time idle was set
 	tried  []*server
+
+	given, writing atomic.Bool // given up; writing to the client
+	mu             sync.Mutex
+	done           bool // the handler has returned
 }
 
 type streamKey struct{}
@@ -165,17 +169,36 @@ func (s *h2Server) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	if isGRPC(r) {
 		st.limit = s.p.limits.TunnelTimeout
 	}
-	st.idle = time.AfterFunc(st.limit, func() { cancel(errIdle) })
+	st.idle = time.AfterFunc(st.limit, func() { st.give(errIdle) })
+	defer st.finish()
 	defer st.idle.Stop()
 	release := s.p.judge.Hold(st.d, func() {
 		s.p.stats.ended.Add(1)
-		cancel(errListed)
+		st.give(errListed)
 	})
 	defer release()
 	st.in = r
 	r = r.WithContext(ctx)
 	r.Body = &streamBody{r.Body, st}
 	s.forward.ServeHTTP(st, r)
+}
+
+// give ends the stream. Who does not read is not waited for: a write to it fails, too.
+func (st *stream) give(why error) {
+	st.cancel(why)
+	st.given.Store(true)
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	if st.writing.Load() && !st.done {
+		_ = http.NewResponseController(st.ResponseWriter).SetWriteDeadline(time.Now())
+	}
+}
+
+// finish says that the handler is about to return: nothing may touch its writer afterwards.
+func (st *stream) finish() {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	st.done = true
 }
 
 // check refuses what HTTP/1.1's reader would.
@@ -226,7 +249,8 @@ func (st *stream) answer(a apis.Answer) {
 		st.Header().Set("Content-Type", contentType(a.Body))
 	}
 	st.WriteHeader(statusOf(a))
-	_, _ = io.WriteString(st, a.Body)
+	n, _ := io.WriteString(st.ResponseWriter, a.Body)
+	st.entry.bytes += int64(n)
 }
 
 // WriteHeader notes the status.
@@ -242,10 +266,25 @@ func (st *stream) WriteHeader(status int) {
 
 // Write counts.
 func (st *stream) Write(b []byte) (int, error) {
+	st.writing.Store(true)
+	defer st.writing.Store(false)
+	if st.given.Load() {
+		return 0, context.Canceled
+	}
 	n, err := st.ResponseWriter.Write(b)
 	st.entry.bytes += int64(n)
 	st.progress()
 	return n, err
+}
+
+// FlushError waits for the client as Write does.
+func (st *stream) FlushError() error {
+	st.writing.Store(true)
+	defer st.writing.Store(false)
+	if st.given.Load() {
+		return context.Canceled
+	}
+	return http.NewResponseController(st.ResponseWriter).Flush()
 }
 
 // Unwrap is for http.ResponseController.
