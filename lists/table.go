@@ -42,11 +42,24 @@ type page struct {
 	ends  int64 // the earliest expires, of those that are not never
 }
 
-// shard lists hash<<32 | slot of each entry whose hash begins with the shard's depth bits, in no order.
+// shard lists hash<<32 | slot of each entry whose hash begins with the shard's depth bits, sorted.
 type shard struct {
 	owner *owner
 	depth uint8
 	items []uint64
+}
+
+// seek returns where the first item is that is not below want. Hashes are random, so it is near the place that its
+// share of the shard's range says: a cache line or two are read, not the shard.
+func (s *shard) seek(want uint64) int {
+	i := int(want << s.depth >> 32 * uint64(len(s.items)) >> 32)
+	for i < len(s.items) && s.items[i] < want {
+		i++
+	}
+	for i > 0 && s.items[i-1] >= want {
+		i--
+	}
+	return i
 }
 
 func newTable() *table {
@@ -57,8 +70,12 @@ func (t *table) at(slot int) *record { return &t.pages[slot/pageLen].slot[slot%p
 
 // find appends the slots of every source that holds the identifier.
 func (t *table) find(p *probe, to []int) []int {
-	for _, item := range t.dir[t.dirIndex(p.hash)].items {
-		if uint32(item>>32) == p.hash && p.matches(t.at(int(uint32(item)))) {
+	s := t.dir[t.dirIndex(p.hash)]
+	for _, item := range s.items[s.seek(uint64(p.hash)<<32):] {
+		if uint32(item>>32) != p.hash {
+			break
+		}
+		if p.matches(t.at(int(uint32(item)))) {
 			to = append(to, int(uint32(item)))
 		}
 	}
@@ -193,21 +210,19 @@ func (e *editor) index(hash uint32, slot int) {
 			}
 			e.dir, e.depth = wide, e.depth+1
 		}
-		s.depth++
+		depth := s.depth + 1
+		bit := uint32(1) << (32 - depth)
+		cut := s.seek(uint64(hash&^(bit-1)|bit) << 32)
 		var halves [2]*shard
-		for i := range halves {
-			halves[i] = &shard{owner: e.me, depth: s.depth, items: make([]uint64, 0, shardMax*5/8)}
-		}
-		bit := uint32(1) << (32 - s.depth)
-		for _, item := range s.items {
-			h := halves[uint32(item>>32)&bit>>(32-s.depth)]
-			h.items = append(h.items, item)
+		for i, items := range [][]uint64{s.items[:cut], s.items[cut:]} {
+			halves[i] = &shard{owner: e.me, depth: depth, items: append(make([]uint64, 0, shardMax*5/8), items...)}
 		}
 		e.setShard(hash&^bit, halves[0])
 		e.setShard(hash|bit, halves[1])
-		s = halves[hash&bit>>(32-s.depth)]
+		s = halves[hash&bit>>(32-depth)]
 	}
-	s.items = append(s.items, uint64(hash)<<32|uint64(slot))
+	item := uint64(hash)<<32 | uint64(slot)
+	s.items = slices.Insert(s.items, s.seek(item), item)
 }
 
 // add puts r behind all others. others: the identifier is held by another source too.
@@ -239,9 +254,8 @@ func (e *editor) remove(hash uint32, slot int, others bool) {
 		e.pages[slot/pageLen] = nil
 	}
 	s := e.shard(hash)
-	i := slices.Index(s.items, uint64(hash)<<32|uint64(slot))
-	s.items[i] = s.items[len(s.items)-1]
-	s.items = s.items[:len(s.items)-1]
+	i := s.seek(uint64(hash)<<32 | uint64(slot))
+	s.items = slices.Delete(s.items, i, i+1)
 	if e.slots > 2*e.live+64*pageLen {
 		e.keep(func(*record) bool { return true })
 	}
