@@ -285,7 +285,7 @@ func childStep(args []string) error {
 	if err != nil {
 		return err
 	}
-	if err := l.Maps().Replace(context.Background(), 1, contents, nil); err != nil {
+	if err := l.Maps().Replace(context.Background(), 1, contents, 0, nil); err != nil {
 		return err
 	}
 	_, err = l.Attach("gw")

@@ -98,7 +98,7 @@ func (d *differential) round(generation uint64) error {
 		protected = append(protected, d.prefix())
 	}
 	d.table.Reset(d.snapshot, protected)
-	if err := d.maps.Replace(context.Background(), generation, d.table.All(), nil); err != nil {
+	if err := d.maps.Replace(context.Background(), generation, d.table.All(), 0, nil); err != nil {
 		return err
 	}
 	if err := d.compare(protected); err != nil {

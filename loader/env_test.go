@@ -162,7 +162,7 @@ func (c cells) all() iter.Seq2[netip.Prefix, compile.Cell] {
 
 func replace(t testing.TB, m *Maps, generation uint64, c cells) {
 	t.Helper()
-	must(t, m.Replace(context.Background(), generation, c.all(), nil))
+	must(t, m.Replace(context.Background(), generation, c.all(), 0, nil))
 }
 
 // frame is an Ethernet frame with an IP header that has this source.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -44,61 +45,133 @@ func (m *Maps) soon(deadline int64) bool {
 	return m.boot(time.Unix(deadline, 0)) <= m.index.horizon
 }
 
-// newIndex fills the side of the IPv4 index that is not read.
+// newIndex fills the side of the IPv4 index that is not read. What it is given it writes on another CPU, if it was told
+// how many hosts to expect, else in the end. It must be finished or abandoned.
 type newIndex struct {
-	filling compile.Filling
-	due     ends[uint64]
-	m       *Maps
+	m     *Maps
+	side  int
+	space *space
+	x     *compile.Index // nil: none, because of err or nobody knows how large
+	err   error
+	due   ends[uint64]
+	cells []compile.Packed
+	ready chan []compile.Packed // to the goroutine that writes; nil: there is none
+	idle  chan struct{}         // closed when it has ended
 }
 
-func (m *Maps) beginIndex() *newIndex {
+// Cells are handed over in batches, of which some may wait.
+const (
+	indexBatch   = 8 << 10
+	indexBatches = 32
+)
+
+// beginIndex expects a number of hosts; 0: not known.
+func (m *Maps) beginIndex(hosts int) *newIndex {
 	m.disown()
 	m.index.horizon = bootTime(time.Now()) + leaseSpan
-	return &newIndex{m: m}
+	b := &newIndex{m: m, side: 1 - m.words.index()}
+	if hosts == 0 || m.lookup == LookupLPM {
+		return b
+	}
+	if b.make(hosts); b.x == nil {
+		return b
+	}
+	b.ready, b.idle = make(chan []compile.Packed, indexBatches), make(chan struct{})
+	go func() {
+		defer close(b.idle)
+		b.x.Fill(func(yield func(compile.Packed) bool) {
+			for cells := range b.ready {
+				for _, c := range cells {
+					yield(c)
+				}
+			}
+		})
+	}()
+	return b
 }
 
+// make makes an empty index.
+func (b *newIndex) make(hosts int) {
+	if b.err = b.m.index.clear(b.side); b.err == nil {
+		b.space = b.m.index.on(b.side)
+		b.x, b.err = compile.NewIndex(b.space, rand.Uint64(), hosts)
+	}
+}
+
+// add takes a prefix; in the order of [compile.Table.All] if hosts are expected.
 func (b *newIndex) add(p netip.Prefix, c compile.Cell) {
-	b.filling.Add(p, c, b.m.soon)
 	b.due.add(address(p), c, b.m.soon)
+	if b.err != nil {
+		return
+	}
+	b.cells = append(b.cells, compile.Pack(p, c, b.m.soon))
+	if b.ready != nil && len(b.cells) == indexBatch {
+		b.ready <- b.cells
+		b.cells = make([]compile.Packed, 0, indexBatch)
+	}
+}
+
+// write has everything written that was added.
+func (b *newIndex) write() {
+	switch {
+	case b.ready != nil:
+		b.ready <- b.cells
+		close(b.ready)
+		<-b.idle
+		b.ready = nil
+	case b.err == nil && b.m.lookup != LookupLPM:
+		slices.Sort(b.cells)
+		if b.make(compile.Hosts(b.cells)); b.x != nil {
+			b.x.Fill(slices.Values(b.cells))
+		}
+	}
+	b.cells = nil
+}
+
+// abandon frees what there is so far. After finish it does nothing.
+func (b *newIndex) abandon() {
+	if b.ready != nil {
+		close(b.ready)
+		<-b.idle
+		b.ready = nil
+	}
+	if b.space != nil {
+		b.space.free()
+	}
 }
 
 // finish builds the index on the side that is not read. It returns what makes it the one that is read, which also
 // says what to do once readers have left the old one.
 func (b *newIndex) finish() (flip func() (after func() error), err error) {
 	n, w := &b.m.index, b.m.words
-	side := 1 - w.index()
-	if err := n.clear(side); err != nil {
-		return nil, err
+	if b.write(); b.x != nil && b.err == nil {
+		b.err = b.space.publish()
 	}
-	var x *compile.Index
-	s := n.on(side)
-	if b.m.lookup != LookupLPM {
-		x, err = b.filling.Index(s, rand.Uint64())
-		if err == nil {
-			err = s.publish()
-		}
+	if b.err != nil {
+		b.abandon()
+		b.x = nil
+		b.m.log.Warn("no index: every packet is looked up in the tries, which is slower", "error", b.err)
 	}
-	if err != nil {
-		s.free()
-		x = nil
-		b.m.log.Warn("no index: every packet is looked up in the tries, which is slower", "error", err)
-		if err := n.clear(side); err != nil {
+	if b.x == nil {
+		if err := n.clear(b.side); err != nil {
 			return nil, err
 		}
 	}
+	x, s := b.x, b.space
+	b.space = nil // it is not to be abandoned any more
 	return func() func() error {
 		old := n.space
 		n.x, n.space, n.due = x, s, b.due
 		if x != nil {
-			w.Sides[side].Multiply, w.Sides[side].Shift = x.Mixer()
+			w.Sides[b.side].Multiply, w.Sides[b.side].Shift = x.Mixer()
 		}
-		atomic.StoreUint32(&w.Index, uint32(side))
+		atomic.StoreUint32(&w.Index, uint32(b.side))
 		b.m.drawn = w.drawn()
 		return func() error {
 			if old != nil {
 				old.free()
 			}
-			return n.clear(1 - side)
+			return n.clear(1 - b.side)
 		}
 	}, nil
 }
@@ -120,10 +193,11 @@ func (m *Maps) makeRoom() {
 }
 
 func (m *Maps) rebuild() error {
-	b := m.beginIndex()
+	hosts := 0
 	if m.index.x != nil {
-		b.filling.Expect(m.index.x.Hosts())
+		hosts = m.index.x.Hosts()
 	}
+	b := m.beginIndex(hosts)
 	for p, c := range m.index.table.All() {
 		if !p.Addr().Is4() {
 			break

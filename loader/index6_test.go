@@ -29,7 +29,7 @@ func TestIndex6Grows(t *testing.T) {
 	j := newJudged(t, Options{PinDir: pinsFor(t)})
 	m, table := j.l.Maps(), compile.New()
 	m.Follow(table)
-	must(t, m.Replace(context.Background(), 1, table.All(), nil))
+	must(t, m.Replace(context.Background(), 1, table.All(), 0, nil))
 	state := func() IndexState {
 		t.Helper()
 		s, err := m.Index()

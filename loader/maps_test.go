@@ -82,8 +82,8 @@ func childUnprivileged(args []string) error {
 	_, countErr := m.Counters("gw")
 	p := netip.MustParsePrefix("10.0.0.66/32")
 	return errors.Join(
-		m.Replace(context.Background(), 20, big, nil),
-		m.Replace(context.Background(), 21, cells{"10.0.0.0/24": pass}.all(), nil),
+		m.Replace(context.Background(), 20, big, 0, nil),
+		m.Replace(context.Background(), 21, cells{"10.0.0.0/24": pass}.all(), 0, nil),
 		m.Apply(22, []compile.Rule{{Prefix: p, Cell: drop, New: true}}),
 		SetBypass(args[0], true), m.SetFirewall(false), countErr, m.Close(),
 	)
@@ -174,7 +174,7 @@ func TestReplace(t *testing.T) {
 			c = cells{"0.0.0.0/0": pass, "::/0": pass, "10.0.0.0/8": pass}
 		}
 		var progress int
-		must(t, m.Replace(context.Background(), generation, c.all(), func(n int) { progress = n }))
+		must(t, m.Replace(context.Background(), generation, c.all(), 0, func(n int) { progress = n }))
 		if progress != len(c) {
 			t.Errorf("progress ended at %d of %d", progress, len(c))
 		}
@@ -193,7 +193,7 @@ func TestReplace(t *testing.T) {
 		yield(netip.MustParsePrefix("10.0.0.0/8"), drop)
 		cancel()
 	}
-	err := m.Replace(ctx, 99, failing, nil)
+	err := m.Replace(ctx, 99, failing, 1, nil)
 	wantErr(t, err, context.Canceled)
 	expectEmpty(t, m)
 	if got, _, err := m.Lookup(bad); err != nil || got != pass || m.Generation() != 19 {
@@ -230,8 +230,8 @@ func TestFull(t *testing.T) {
 			}
 		}
 	}
-	must(t, m.Replace(context.Background(), 1, hosts(3), nil))
-	wantErr(t, m.Replace(context.Background(), 2, hosts(5), nil), ErrFull)
+	must(t, m.Replace(context.Background(), 1, hosts(3), 0, nil))
+	wantErr(t, m.Replace(context.Background(), 2, hosts(5), 5, nil), ErrFull)
 	expectEmpty(t, m)
 	put := func(i int) compile.Rule { return compile.Rule{Prefix: host(i), Cell: drop, New: true} }
 	wantErr(t, m.Apply(3, []compile.Rule{put(10), put(11)}), ErrFull)
@@ -342,7 +342,7 @@ func TestSwitches(t *testing.T) {
 	for _, f := range []func(i int) error{
 		func(i int) error { return SetBypass(g.pins, i%2 == 0) },
 		func(i int) error { return m.SetFirewall(i%2 == 0) },
-		func(i int) error { return m.Replace(context.Background(), uint64(i), list.all(), nil) },
+		func(i int) error { return m.Replace(context.Background(), uint64(i), list.all(), 0, nil) },
 		func(i int) error { return m.Apply(uint64(i), nil) },
 	} {
 		writers.Go(func() {

@@ -23,7 +23,7 @@ func TestIndexMadeLater(t *testing.T) {
 
 	sizes := [2]uint32{m.index.spec.ValueSize, m.index6.spec.ValueSize}
 	m.index.spec.ValueSize, m.index6.spec.ValueSize = 0, 0 // the kernel refuses to make such a segment
-	must(t, m.Replace(t.Context(), 1, table.All(), nil))
+	must(t, m.Replace(t.Context(), 1, table.All(), 0, nil))
 	if m.index.x != nil || m.index6.x != nil {
 		t.Fatal("there is an index without segments")
 	}

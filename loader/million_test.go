@@ -44,9 +44,9 @@ func TestMillion(t *testing.T) {
 	}
 	ctx := context.Background()
 	before := kernelMemory(t)
-	fill := timed(func() error { return l.Maps().Replace(ctx, 1, table.All(), nil) })
+	fill := timed(func() error { return l.Maps().Replace(ctx, 1, table.All(), 0, nil) })
 	once := kernelMemory(t)
-	again := timed(func() error { return l.Maps().Replace(ctx, 2, table.All(), nil) })
+	again := timed(func() error { return l.Maps().Replace(ctx, 2, table.All(), 0, nil) })
 	twice := kernelMemory(t)
 	// Tests that run beside this one have kernel memory of their own.
 	testenv.Eventually(t, 3*time.Minute, "the kernel to free what was replaced", func() error {
@@ -73,7 +73,7 @@ func TestMillion(t *testing.T) {
 		}
 		return nil
 	}) / adds
-	empty := timed(func() error { return l.Maps().Replace(ctx, 4, compile.New().All(), nil) })
+	empty := timed(func() error { return l.Maps().Replace(ctx, 4, compile.New().All(), 0, nil) })
 	fmt.Printf("loader, 1 M hosts: first replace %v, replace of as many (old ones emptied too) %v, one add %v (slowest of %d: %v), clear %v\n",
 		fill.Round(time.Millisecond), again.Round(time.Millisecond), one, adds, slowest, empty.Round(time.Millisecond))
 	if fill > 20*time.Second || again > 40*time.Second || one > 10*time.Millisecond {

@@ -1,6 +1,7 @@
 package loader
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -19,9 +20,10 @@ import (
 // by one store, and empties the old ones in paced batches before it returns
 // (the kernel frees their memory in the seconds after, given calls of [Maps.Renew]). Every packet is judged by the old
 // list or by the new one, never by a mix. On error the active tries are as before: [ErrFull], ctx's error. If ctx
-// ends after the switch, Replace returns nil and the next one empties the rest. progress may be nil; it is called
-// with the number of prefixes written, about every 64 Ki.
-func (m *Maps) Replace(ctx context.Context, generation uint64, cells iter.Seq2[netip.Prefix, compile.Cell], progress func(done int)) error {
+// ends after the switch, Replace returns nil and the next one empties the rest. hosts is about how many single IPv4
+// addresses are to be dropped: with it tries and index are filled at a time, each on a CPU of its own; 0 is not known.
+// progress may be nil; it is called with the number of prefixes written, about every 16 Ki.
+func (m *Maps) Replace(ctx context.Context, generation uint64, cells iter.Seq2[netip.Prefix, compile.Cell], hosts int, progress func(done int)) error {
 	leave, err := m.enter()
 	if err != nil {
 		return err
@@ -37,7 +39,8 @@ func (m *Maps) Replace(ctx context.Context, generation uint64, cells iter.Seq2[n
 		return fmt.Errorf("empty idle tries: %w", err)
 	}
 	f := filler{to: &m.sides[idle], boot: m.boot, room: int(m.capacity), progress: progress}
-	b := m.beginIndexes()
+	b := m.beginIndexes(hosts)
+	defer b.four.abandon()
 	flip, err := func() (func() func() error, error) {
 		if err := f.fill(ctx, b.indexing(ctx, cells)); err != nil {
 			return nil, err
@@ -81,8 +84,8 @@ type newIndexes struct {
 	six  *newIndex6
 }
 
-func (m *Maps) beginIndexes() newIndexes {
-	return newIndexes{m, m.beginIndex(), &newIndex6{m: m}}
+func (m *Maps) beginIndexes(hosts int) newIndexes {
+	return newIndexes{m, m.beginIndex(hosts), &newIndex6{m: m}}
 }
 
 // indexing hands on cells to a filling of the tries and to those of the indexes, and keeps the lease of the indexes
@@ -150,7 +153,7 @@ func waitForReaders() {
 	}
 }
 
-// filler writes cells to empty tries in batches, and keeps the keys.
+// filler writes cells to empty tries in batches, and keeps the keys. One batch is written while the next is made.
 type filler struct {
 	to       *side
 	boot     clock
@@ -161,12 +164,18 @@ type filler struct {
 	keys6 []bpf.KeyV6
 	cells []bpf.Cell // of the last keys of the family that was met last: not written yet
 	last4 bool
+	spare []bpf.Cell
+	put   chan error // gets what writing the last batch came to; nil: none was begun
 }
 
-func (f *filler) fill(ctx context.Context, cells iter.Seq2[netip.Prefix, compile.Cell]) error {
+// fillBatch is how many prefixes are written in one system call, which takes some 15 ms.
+const fillBatch = 16 << 10
+
+func (f *filler) fill(ctx context.Context, cells iter.Seq2[netip.Prefix, compile.Cell]) (err error) {
+	defer func() { err = cmp.Or(err, f.wait()) }() // nobody writes once this has returned
 	for p, c := range cells {
 		is4 := p.Addr().Is4()
-		if len(f.cells) == putBatch || is4 != f.last4 {
+		if len(f.cells) == fillBatch || is4 != f.last4 {
 			if err := f.flush(ctx); err != nil {
 				return err
 			}
@@ -185,19 +194,39 @@ func (f *filler) fill(ctx context.Context, cells iter.Seq2[netip.Prefix, compile
 	return f.flush(ctx)
 }
 
+// flush begins to write the cells once the batch before is written.
 func (f *filler) flush(ctx context.Context) error {
-	if err := ctx.Err(); err != nil {
+	if err := cmp.Or(f.wait(), ctx.Err()); err != nil {
 		return err
 	}
-	var err error
-	if n := len(f.cells); f.last4 {
-		err = f.to.v4.put(f.keys4[len(f.keys4)-n:], f.cells)
+	cells, done := f.cells, len(f.keys4)+len(f.keys6)
+	var write func() error
+	if f.last4 {
+		keys := f.keys4[len(f.keys4)-len(cells):]
+		write = func() error { return f.to.v4.put(keys, cells) }
 	} else {
-		err = f.to.v6.put(f.keys6[len(f.keys6)-n:], f.cells)
+		keys := f.keys6[len(f.keys6)-len(cells):]
+		write = func() error { return f.to.v6.put(keys, cells) }
 	}
-	f.cells = f.cells[:0]
-	if err == nil && f.progress != nil {
-		f.progress(len(f.keys4) + len(f.keys6))
+	f.cells, f.spare = f.spare[:0], f.cells
+	put := make(chan error, 1)
+	f.put = put
+	go func() {
+		err := write()
+		if err == nil && f.progress != nil {
+			f.progress(done)
+		}
+		put <- err
+	}()
+	return nil
+}
+
+// wait returns what writing the last batch came to.
+func (f *filler) wait() error {
+	if f.put == nil {
+		return nil
 	}
+	err := <-f.put
+	f.put = nil
 	return err
 }

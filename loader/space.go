@@ -131,23 +131,32 @@ func (t *tables) clear(side int) error {
 			return err
 		}
 	}
-	for keys := t.filled[side]; len(keys) > 0; keys = keys[1:] {
-		err := patiently(func() error { return t.outer.Delete(&keys[0]) })
-		if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
-			return fmt.Errorf("remove segment of index: %w", err)
-		}
-		t.filled[side] = keys[1:]
+	var g errgroup.Group
+	g.SetLimit(waiters)
+	for _, key := range t.filled[side] {
+		g.Go(func() error {
+			err := patiently(func() error { return t.outer.Delete(&key) })
+			if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+				return fmt.Errorf("remove segment of index: %w", err)
+			}
+			return nil
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return err
 	}
 	t.known[side], t.filled[side] = true, nil
 	return nil
 }
 
-// scan finds the segments of a side. Before Linux 6.8 each look-up of one waits for readers, 20 ms or so: there many are
-// made at a time, which wait together.
+// waiters is how many calls that each wait for readers, 20 ms or so, are made at a time: they wait together.
+const waiters = 32
+
+// scan finds the segments of a side. Before Linux 6.8 each look-up of one waits for readers.
 func (t *tables) scan(side int) error {
 	workers := 1
 	if olderThan(6, 8) {
-		workers = 32
+		workers = waiters
 	}
 	found := make([]bool, t.slots)
 	var g errgroup.Group

@@ -17,7 +17,7 @@ import (
 
 // kernel is what enforcement needs of loader.Maps.
 type kernel interface {
-	Replace(ctx context.Context, generation uint64, cells iter.Seq2[netip.Prefix, compile.Cell], progress func(done int)) error
+	Replace(ctx context.Context, generation uint64, cells iter.Seq2[netip.Prefix, compile.Cell], hosts int, progress func(done int)) error
 	Apply(generation uint64, rules []compile.Rule) error
 	SetFirewall(on bool) error
 	Renew() error
@@ -169,7 +169,7 @@ func (e *enforcement) replace(ctx context.Context, progress func(done int)) erro
 	e.renew() // a big table takes a while
 	cells, finish := ahead(e.table.Rebuild(e.snapshot, e.protected))
 	defer finish() // also when the kernel refuses: the table must never be half of a list
-	if err := e.kernel.Replace(ctx, e.snapshot.Generation(), cells, progress); err != nil {
+	if err := e.kernel.Replace(ctx, e.snapshot.Generation(), cells, e.hosts(), progress); err != nil {
 		return err
 	}
 	if err := e.kernel.SetFirewall(e.snapshot.Settings().Firewall); err != nil {
@@ -177,6 +177,18 @@ func (e *enforcement) replace(ctx context.Context, progress func(done int)) erro
 	}
 	e.inStep = true
 	return nil
+}
+
+// hosts is how many single IPv4 addresses the kernel is to drop, or some more: /30s and longer are held as such.
+func (e *enforcement) hosts() (n int) {
+	if e.table.PassOnly {
+		return 0
+	}
+	lengths := e.snapshot.Lengths(lists.Blacklist, lists.ClassIPv4)
+	for bits := 30; bits <= 32; bits++ {
+		n += int(lengths[bits]) << (32 - bits)
+	}
+	return n
 }
 
 // ahead works cells out to their end, on another CPU while who reads them writes to the kernel. finish returns when
@@ -187,14 +199,21 @@ func ahead(cells iter.Seq2[netip.Prefix, compile.Cell]) (out iter.Seq2[netip.Pre
 		cell   compile.Cell
 	}
 	const some = 8 << 10
-	ready := make(chan []pair, 16)
+	ready, used := make(chan []pair, 16), make(chan []pair, 16)
 	go func() {
 		defer close(ready)
-		batch := make([]pair, 0, some)
+		var batch []pair
 		for p, c := range cells {
+			if batch == nil {
+				select {
+				case batch = <-used:
+				default:
+					batch = make([]pair, 0, some)
+				}
+			}
 			if batch = append(batch, pair{p, c}); len(batch) == some {
 				ready <- batch
-				batch = make([]pair, 0, some)
+				batch = nil
 			}
 		}
 		ready <- batch
@@ -205,6 +224,10 @@ func ahead(cells iter.Seq2[netip.Prefix, compile.Cell]) (out iter.Seq2[netip.Pre
 				if !yield(p.prefix, p.cell) {
 					return
 				}
+			}
+			select {
+			case used <- batch[:0]:
+			default:
 			}
 		}
 	}

@@ -38,7 +38,7 @@ func (k *fakeKernel) broken() error {
 	return nil
 }
 
-func (k *fakeKernel) Replace(_ context.Context, _ uint64, cells iter.Seq2[netip.Prefix, compile.Cell], _ func(int)) error {
+func (k *fakeKernel) Replace(_ context.Context, _ uint64, cells iter.Seq2[netip.Prefix, compile.Cell], _ int, _ func(int)) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.replaced++

@@ -2,8 +2,8 @@ package compile
 
 import (
 	"encoding/binary"
+	"iter"
 	"net/netip"
-	"slices"
 )
 
 // class is what an index has to say about a prefix.
@@ -36,41 +36,37 @@ func (c Cell) Ends() (deadline int64, ok bool) {
 	return c.DropUntil, c.DropUntil != 0 && c.DropUntil != Never && c.PassUntil == 0
 }
 
-// Filling collects the cells of a new index. The zero value is ready.
-type Filling struct {
-	cells []uint64 // address, length, class; ordered as the prefixes are
-	found int      // single addresses
-	hosts int
+// Packed is an IPv4 prefix and what an index says of it, in a number that sorts as prefixes do.
+type Packed uint64
+
+// Pack packs a prefix (IPv4 only) and its cell.
+func Pack(p netip.Prefix, c Cell, soon func(deadline int64) bool) Packed {
+	return Packed(first(p))<<16 | Packed(p.Bits())<<8 | Packed(c.class(soon))
 }
 
-// Add takes a prefix, IPv4 only, in any order; in that of [Table.All] it is fastest.
-func (f *Filling) Add(p netip.Prefix, c Cell, soon func(deadline int64) bool) {
-	k := c.class(soon)
-	if size := 1 << (32 - p.Bits()); k == classDrop && size < dense {
-		f.found += size
+// size is how many addresses it covers.
+func (p Packed) size() uint64 { return 1 << (32 - p>>8&0xff) }
+
+// Hosts counts the single addresses that an index holds of the cells, at most.
+func Hosts(cells []Packed) (n int) {
+	for _, c := range cells {
+		if size := c.size(); class(c&0xff) == classDrop && size < dense {
+			n += int(size)
+		}
 	}
-	f.cells = append(f.cells, uint64(first(p))<<16|uint64(p.Bits())<<8|uint64(k))
+	return n
 }
 
-// Expect makes the index large enough for so many single addresses, should the cells seem to have fewer.
-func (f *Filling) Expect(hosts int) { f.hosts = hosts }
-
-// Index makes the index. It fails as [NewIndex] does; what finds no room afterwards, the tries are asked about.
-func (f *Filling) Index(memory Memory, seed uint64) (*Index, error) {
-	x, err := NewIndex(memory, seed, max(f.found, f.hosts))
-	if err != nil {
-		return nil, err
-	}
-	slices.Sort(f.cells)
+// Fill writes cells, sorted, into an index that is empty. What finds no room, the tries are asked about.
+func (x *Index) Fill(cells iter.Seq[Packed]) {
 	e := editor{x: x, old: noHosts{}}
 	s := newSweep(0, 1<<32, classPass, e.paint)
-	for _, c := range f.cells {
-		s.next(uint64(c>>16), 1<<(32-c>>8&0xff), class(c&0xff))
+	for c := range cells {
+		s.next(uint64(c>>16), c.size(), class(c&0xff))
 	}
 	s.finish()
 	e.flush()
 	x.settle()
-	return x, nil
 }
 
 func first(p netip.Prefix) uint32 {

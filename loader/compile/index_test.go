@@ -49,16 +49,17 @@ func soon(deadline int64) bool { return deadline <= noon+60 }
 
 func newTestIndex(t testing.TB, table *Table, m *memory, seed uint64) *Index {
 	t.Helper()
-	var f Filling
+	var cells []Packed
 	for p, c := range table.All() {
 		if p.Addr().Is4() {
-			f.Add(p, c, soon)
+			cells = append(cells, Pack(p, c, soon))
 		}
 	}
-	x, err := f.Index(m, seed)
+	x, err := NewIndex(m, seed, Hosts(cells))
 	if err != nil {
 		t.Fatal(err)
 	}
+	x.Fill(slices.Values(cells))
 	return x
 }
 

@@ -182,5 +182,5 @@ func (c *churn) work(ctx context.Context) error {
 
 func (c *churn) replace() error {
 	c.replacements++
-	return errors.Join(c.maps.Replace(context.Background(), 1, c.table.All(), nil), c.maps.Renew())
+	return errors.Join(c.maps.Replace(context.Background(), 1, c.table.All(), 0, nil), c.maps.Renew())
 }

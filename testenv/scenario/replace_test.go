@@ -40,7 +40,7 @@ func TestGaplessReplacement(t *testing.T) {
 		if ld, err = loader.Open(loader.Options{PinDir: filepath.Join(r.bpffs, "replace"), Mode: loader.ModeNative}); err != nil {
 			return err
 		}
-		if err := ld.Maps().Replace(context.Background(), 1, wholes[0].all(), nil); err != nil {
+		if err := ld.Maps().Replace(context.Background(), 1, wholes[0].all(), 0, nil); err != nil {
 			return err
 		}
 		_, err := ld.Attach("eth0")
@@ -52,7 +52,7 @@ func TestGaplessReplacement(t *testing.T) {
 	began, slowest := time.Now(), time.Duration(0)
 	for i := range replacements {
 		one := time.Now()
-		r.must(ld.Maps().Replace(context.Background(), uint64(i+2), wholes[(i+1)%len(wholes)].all(), nil))
+		r.must(ld.Maps().Replace(context.Background(), uint64(i+2), wholes[(i+1)%len(wholes)].all(), 0, nil))
 		r.must(ld.Maps().Renew())
 		slowest = max(slowest, time.Since(one))
 	}
