@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"github.com/portcullis/portcullis/bpf"
@@ -56,7 +57,7 @@ type newIndex struct {
 	due   ends[uint64]
 	cells []compile.Packed
 	ready chan []compile.Packed // to the goroutine that writes; nil: there is none
-	idle  chan struct{}         // closed when it has ended
+	group errgroup.Group        // of that goroutine
 }
 
 // Cells are handed over in batches, of which some may wait.
@@ -76,9 +77,8 @@ func (m *Maps) beginIndex(hosts int) *newIndex {
 	if b.make(hosts); b.x == nil {
 		return b
 	}
-	b.ready, b.idle = make(chan []compile.Packed, indexBatches), make(chan struct{})
-	go func() {
-		defer close(b.idle)
+	b.ready = make(chan []compile.Packed, indexBatches)
+	b.group.Go(func() error {
 		b.x.Fill(func(yield func(compile.Packed) bool) {
 			for cells := range b.ready {
 				for _, c := range cells {
@@ -86,7 +86,8 @@ func (m *Maps) beginIndex(hosts int) *newIndex {
 				}
 			}
 		})
-	}()
+		return nil
+	})
 	return b
 }
 
@@ -117,7 +118,7 @@ func (b *newIndex) write() {
 	case b.ready != nil:
 		b.ready <- b.cells
 		close(b.ready)
-		<-b.idle
+		_ = b.group.Wait()
 		b.ready = nil
 	case b.err == nil && b.m.lookup != LookupLPM:
 		slices.Sort(b.cells)
@@ -132,7 +133,7 @@ func (b *newIndex) write() {
 func (b *newIndex) abandon() {
 	if b.ready != nil {
 		close(b.ready)
-		<-b.idle
+		_ = b.group.Wait()
 		b.ready = nil
 	}
 	if b.space != nil {

@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"github.com/portcullis/portcullis/bpf"
@@ -165,7 +166,7 @@ type filler struct {
 	cells []bpf.Cell // of the last keys of the family that was met last: not written yet
 	last4 bool
 	spare []bpf.Cell
-	put   chan error // gets what writing the last batch came to; nil: none was begun
+	put   errgroup.Group // writes the last batch
 }
 
 // fillBatch is how many prefixes are written in one system call, which takes some 15 ms.
@@ -209,24 +210,15 @@ func (f *filler) flush(ctx context.Context) error {
 		write = func() error { return f.to.v6.put(keys, cells) }
 	}
 	f.cells, f.spare = f.spare[:0], f.cells
-	put := make(chan error, 1)
-	f.put = put
-	go func() {
+	f.put.Go(func() error {
 		err := write()
 		if err == nil && f.progress != nil {
 			f.progress(done)
 		}
-		put <- err
-	}()
+		return err
+	})
 	return nil
 }
 
-// wait returns what writing the last batch came to.
-func (f *filler) wait() error {
-	if f.put == nil {
-		return nil
-	}
-	err := <-f.put
-	f.put = nil
-	return err
-}
+// wait returns what writing the batches came to.
+func (f *filler) wait() error { return f.put.Wait() }
