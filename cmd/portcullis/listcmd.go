@@ -138,11 +138,8 @@ func isYes(answer string) bool {
 	return a == "y" || a == "yes"
 }
 
-// noteRefill says which enabled detectors will fill the blacklist again.
+// noteRefill says that detectors which are enabled will fill the blacklist again. ABS does not: no attack list is fetched.
 func (c *call) noteRefill(on lists.Settings) {
-	if on.ABS && on.ABSAttack {
-		c.note("ABS attack is enabled and will fill the blacklist again; to stop it: disable_abs_attack")
-	}
 	if on.ASEDetectedAttack {
 		c.note("ASE detected attack is enabled and will fill the blacklist again; to stop it: disable_ase_detected_attack")
 	}

@@ -306,7 +306,7 @@ func listCommands() []*command {
 				"from a pipe the answer's text follows the prompt on the same line.",
 		}
 		if l == blacklist {
-			clearLong = append(clearLong, "Where ABS or real-time detection is enabled it will fill the list again; "+
+			clearLong = append(clearLong, "Where real-time detection (enable_ase_detected_attack) is enabled it will fill the list again; "+
 				"a note on standard error says so.")
 		}
 		table = append(table,

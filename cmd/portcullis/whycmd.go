@@ -109,10 +109,12 @@ func (c *call) addresses() iter.Seq2[[]string, error] {
 }
 
 func (c *call) writeWhy(answers iter.Seq2[control.Why, error]) error {
+	requestsOnly := false
 	for w, err := range answers {
 		if err != nil {
 			return err
 		}
+		requestsOnly = w.Reason == "unprotected" && len(w.Unprotected) == 0
 		entries, err := w.List()
 		if err != nil {
 			return fmt.Errorf("why %s: the daemon answered what this client does not understand: %w", w.Address, err)
@@ -134,6 +136,9 @@ func (c *call) writeWhy(answers iter.Seq2[control.Why, error]) error {
 		if !w.Kernel.Agrees {
 			c.warn(fmt.Sprintf("%s: kernel and store do not agree: %s; see: portcullis status", w.Address, w.Kernel.Differs))
 		}
+	}
+	if requestsOnly {
+		c.note("this daemon has no interfaces: it drops no packets and judges HTTP requests alone; ask about one: why --http --from ADDRESS URL")
 	}
 	if _, err := c.out.Write(nil); err != nil {
 		return &outputError{err}

@@ -103,7 +103,7 @@ func TestUnreachable(t *testing.T) {
 		if !strings.Contains(e.Message, socket) || !strings.Contains(e.Message, why) || e.Hint == "" {
 			t.Errorf("%q: %+v", socket, e)
 		}
-		if socket != "" && !strings.Contains(e.Hint, "portcullis serve --interface") {
+		if socket != "" && (!strings.Contains(e.Hint, "systemctl status portcullis") || !strings.Contains(e.Hint, "portcullis serve --config")) {
 			t.Errorf("%q: hint %q", socket, e.Hint)
 		}
 		for _, err := range (&control.Client{Socket: socket}).List(context.Background(), lists.Blacklist) {

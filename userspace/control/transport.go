@@ -96,7 +96,8 @@ func (c *Client) unreached(ctx context.Context, method string, err error) *Error
 		}
 	}
 	return &Error{Code: CodeUnreachable, Message: fmt.Sprintf("connect to %s: %s", c.Socket, why),
-		Hint: "start the daemon: portcullis serve --interface IF; or name its socket: --socket PATH"}
+		Hint: "see why the daemon does not run: systemctl status portcullis; without systemd start it: portcullis serve --config FILE, or with " +
+			"--interface IF; or name its socket: --socket PATH"}
 }
 
 // broken is the error for an answer that did not come, or not whole.
