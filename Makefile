@@ -58,9 +58,9 @@ gapless: build ## exchange, kill, recreate, replace and move under traffic, by t
 	@.ci/deps test
 	$(ENDURE) ./testenv/scenario -run '^TestGapless' -long
 
-faults: build ## let every bpf, write, fsync and rename call of a daemon fail, one after the other (root; about 20 minutes)
+faults: build ## let every bpf, write, fsync and rename call of a daemon fail, one after the other (root; an hour; CALL=fsync FAULTS=1-50)
 	@.ci/deps test
-	$(ENDURE) ./testenv/scenario -run '^TestFaults$$' -long
+	$(ENDURE) ./testenv/scenario -run '^TestFaults$$/^$(or $(CALL),.*)$$' -long -faults '$(FAULTS)'
 
 soak: build ## a million random operations against a model, restarts between (root; about 10 minutes)
 	@.ci/deps test

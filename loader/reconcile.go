@@ -36,8 +36,12 @@ func (l *Loader) Reconcile() []Attachment {
 
 func (l *Loader) reconcile(r *remembered) {
 	d, err := findDevice(r.Interface)
-	if err != nil {
+	if errors.Is(err, ErrNoInterface) {
 		l.missing(r, err)
+		return
+	}
+	if err != nil { // out of descriptors, say: the kernel goes on judging
+		r.Err = err
 		return
 	}
 	pin, err := l.dir.pinOf(d)
