@@ -67,7 +67,6 @@ func TestCrowds(t *testing.T) {
 			if test.protect != "" {
 				n.protected.Store(&[]protection{{prefix: netip.MustParsePrefix(test.protect), risk: riskProxy, why: "trusted proxy"}})
 			}
-			var got []string
 			for i, client := range test.from {
 				r := attack("[" + strings.TrimPrefix(client, "ip ") + "]")
 				if strings.Contains(client, ".") {
@@ -75,13 +74,13 @@ func TestCrowds(t *testing.T) {
 				}
 				s.Decide(r)
 				if i%7 != 0 { // one by one, and several at once
-					got = n.listedBy(t.Context())
+					n.listedBy(t.Context())
 				}
 				if i == len(test.from)/2 {
 					restart()
 				}
 			}
-			got = n.listedBy(t.Context())
+			got := n.listedBy(t.Context())
 			want := slices.Clone(test.want)
 			for i := range want {
 				if !strings.HasPrefix(want[i], "ip ") {
