@@ -82,6 +82,9 @@ const (
 	CodeDrop  = uint64(portcullisIndexCodeCODE_DROP)
 	CodeAsk   = uint64(portcullisIndexCodeCODE_ASK)
 	CodeLeaf  = uint64(portcullisIndexCodeCODE_LEAF)
+
+	GateCell  = uint64(portcullisGateBitsGATE_CELL)
+	GateEmpty = uint64(portcullisGateBitsGATE_EMPTY)
 )
 
 // Of samples, as events.h writes them: SampleInterval apart for each counter of each CPU, but SampleBurst at once.

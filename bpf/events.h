@@ -23,6 +23,26 @@ static __always_inline bool is_due(struct count *count, __u64 now)
 	return true;
 }
 
+/*
+ * Whether drops of a counter need no look at the clock until it ticks again: the lease holds, and no sample is due. What
+ * tells is the tick of the clock itself, which the verifier compiles into a load, in one word with what else it depends
+ * on. The lease only grows, and both words stay as they are once their writer is dead: so the word comes back only
+ * within a tick, as long as which a drop may come late.
+ */
+static __always_inline bool is_calm(const struct control_words *words, struct count *count)
+{
+	__u64 lease = *(const volatile __u64 *)&words->lease, until = *(const volatile __u64 *)&words->watch, now;
+	__u64 calm = bpf_jiffies64() + lease + until;
+
+	if (count->calm == calm)
+		return true;
+	now = bpf_ktime_get_coarse_ns();
+	if (now >= lease || (now < until && count->sampled <= now + SAMPLE_TOLERANCE))
+		return false;
+	count->calm = calm;
+	return true;
+}
+
 /* The head of the packet; where it lies in several buffers, all that is wanted of it. */
 static __always_inline __u32 capture(struct xdp_md *ctx, unsigned char *to, __u32 length, bool frags)
 {

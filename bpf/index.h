@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0 OR Apache-2.0 */
 /*
- * The verdict on an IPv4 source without a walk: a bucket, or a cell and where the /24 is dense a leaf. The gate, which
- * fits a CPU's own cache, says which; no address depends on what it says, so that the CPU reads on meanwhile. No loop
- * and no helper: lookups in arrays, also in arrays of maps, are compiled into the program.
+ * The verdict on an IPv4 source without a walk: a bucket, or a cell and where the /24 is dense a leaf, or neither. The
+ * gate, which fits a CPU's own cache, says which; no address depends on what it says, so that the CPU reads on
+ * meanwhile. No loop and no helper: lookups in arrays, also in arrays of maps, are compiled into the program.
  */
 #ifndef INDEX_H
 #define INDEX_H
@@ -31,22 +31,24 @@ static __always_inline __u32 mix(const struct index_side *side, __u32 source)
 	return source ^ source >> 13;
 }
 
-/* Whether one of four 16-bit lanes is zero: exact, though not about which. */
-static __always_inline __u64 zero_lane(__u64 lanes)
+#define LANES	  0x0001000100010001ULL
+#define LANE_TOPS 0x8000800080008000ULL
+
+/* Leaves the top bits of those of four lanes of 16 bits that are not the tag's. */
+static __always_inline __u64 others(__u64 lanes, __u64 tag)
 {
-	return (lanes - 0x0001000100010001ULL) & ~lanes & 0x8000800080008000ULL;
+	return (lanes ^ tag) - LANES; /* which takes nothing from the next lane: the tag's top bits are 1, those of lanes 0 */
 }
 
-static __always_inline bool in_bucket(const struct line *bucket, __u32 mixed)
+static __always_inline bool in_half(const __u64 *half, __u32 mixed)
 {
-	__u64 tag = (mixed & 0xffff) * 0x0001000100010001ULL;
-	const __u64 *words = bucket->words;
+	__u64 tag = (mixed & 0x7fff) * LANES;
 
 	if (!tag)
 		return false; /* it would find every free place */
-	return (zero_lane(words[0] ^ tag) | zero_lane(words[1] ^ tag) | zero_lane(words[2] ^ tag) |
-		zero_lane(words[3] ^ tag) | zero_lane(words[4] ^ tag) | zero_lane(words[5] ^ tag) |
-		zero_lane(words[6] ^ tag) | zero_lane(words[7] ^ tag)) != 0;
+	tag |= LANE_TOPS;
+	return (others(half[0], tag) & others(half[1], tag) & others(half[2], tag) & others(half[3], tag) & LANE_TOPS) !=
+	       LANE_TOPS;
 }
 
 /* How many of the codes below a /24 (at bits 0, 2, 4, ... of codes) have a leaf. */
@@ -98,24 +100,28 @@ static __always_inline enum answer in_cell(__u32 first, __u32 source, bool *host
 /* source is in host order. */
 static __always_inline enum answer ask_index(const struct control_words *words, __u32 source)
 {
-	__u32 which = words->index & 1, first = which * INDEX_SLOTS, gate_line = which * GATE_LINES + (source >> 21);
+	__u32 which = words->index & 1, first = which * INDEX_SLOTS, gate_line = which * GATE_LINES + (source >> 20);
 	const struct index_side *side = &words->sides[which];
-	__u32 mixed = mix(side, source), bucket = (mixed >> (side->shift & 31)) & 0x3fffff;
+	__u32 mixed = mix(side, source), half = mixed >> (side->shift & 31) & 0x7fffff;
 	const struct line *line = bpf_map_lookup_elem(&gate_v4, &gate_line);
-	bool hosts = true;
+	__u64 gate;
 
-	if (line && line->words[source >> 18 & 7] >> (source >> 12 & 63) & 1) {
-		enum answer answer;
+	if (!line)
+		return ANSWER_ASK; /* cannot happen */
+	gate = line->words[source >> 17 & 7] >> (source >> 11 & 62);
+	if (gate & GATE_CELL) {
+		bool hosts = false;
+		enum answer answer = in_cell(first, source, &hosts);
 
-		hosts = false;
-		answer = in_cell(first, source, &hosts);
 		if (!hosts)
 			return answer;
 	}
-	line = index_line(first + SLOT_BUCKETS + (bucket >> 15), bucket & (SEGMENT_LINES - 1));
+	if (gate & GATE_EMPTY)
+		return ANSWER_PASS;
+	line = index_line(first + SLOT_BUCKETS + (half >> 16), half >> 1 & (SEGMENT_LINES - 1));
 	if (!line)
 		return ANSWER_ASK;
-	return in_bucket(line, mixed) ? ANSWER_DROP : ANSWER_PASS;
+	return in_half(line->words + (half & 1) * 4, mixed) ? ANSWER_DROP : ANSWER_PASS;
 }
 
 #endif

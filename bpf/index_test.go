@@ -29,12 +29,12 @@ func monotonic(t testing.TB) uint64 {
 	return uint64(ts.Nano())
 }
 
-// newTestIndex has cells and 2^16 buckets, and a lease of an hour.
+// newTestIndex has cells and 2^16 buckets of two halves, and a lease of an hour.
 func newTestIndex(t testing.TB, k *kernel, side uint32) *testIndex {
 	t.Helper()
 	x := &testIndex{k: k, segments: map[int]*ebpf.Map{}, words: Control{Layout: Layout, Index: side, Lease: monotonic(t) + hour}}
 	x.words.Sides[side].Multiply = [2]uint32{0x9e3779b1, 0x85ebca77}
-	x.words.Sides[side].Shift = 16
+	x.words.Sides[side].Shift = 15
 	for slot := range SlotBuckets + 2 {
 		x.segment(t, slot)
 	}
@@ -86,13 +86,19 @@ func (x *testIndex) code(t testing.TB, source string, code, leaf uint64) {
 		at := n >> 8 & 15 * 2
 		return w&0xffffffff&^(3<<at) | code<<at | leaf<<32
 	})
-	x.gate(t, cell, 1)
+	x.gate(t, n, GateCell, true)
 }
 
-func (x *testIndex) gate(t testing.TB, cell uint32, bit uint64) {
+// gate sets or clears a bit of a /20.
+func (x *testIndex) gate(t testing.TB, n uint32, bit uint64, set bool) {
 	t.Helper()
-	word(t, x.k.Maps[MapGate], x.words.Index*uint32(GateLines)+cell>>9, cell>>6&7, func(w uint64) uint64 {
-		return w&^(1<<(cell&63)) | bit<<(cell&63)
+	n >>= 12
+	bit <<= n & 31 * 2
+	word(t, x.k.Maps[MapGate], x.words.Index*uint32(GateLines)+n>>8, n>>5&7, func(w uint64) uint64 {
+		if set {
+			return w | bit
+		}
+		return w &^ bit
 	})
 }
 
@@ -105,15 +111,21 @@ func (x *testIndex) mixed(n uint32) uint32 {
 	return n ^ n>>13
 }
 
-// host puts an address into a place of its bucket.
+// half is the line that an address may be in, and the first word of its half.
+func (x *testIndex) half(n uint32) (m *ebpf.Map, line, first uint32) {
+	half := x.mixed(n) >> 15
+	return x.segments[SlotBuckets+int(half>>16)], half >> 1 & 0x7fff, half & 1 * 4
+}
+
+// host puts an address into a place of its half of a bucket.
 func (x *testIndex) host(t testing.TB, n uint32, place uint32) {
 	t.Helper()
-	mixed := x.mixed(n)
-	bucket := mixed >> 16
-	word(t, x.segments[SlotBuckets+int(bucket>>15)], bucket&0x7fff, place/4, func(w uint64) uint64 {
+	m, line, first := x.half(n)
+	word(t, m, line, first+place/4, func(w uint64) uint64 {
 		at := place % 4 * 16
-		return w&^(0xffff<<at) | uint64(mixed&0xffff)<<at
+		return w&^(0xffff<<at) | uint64(x.mixed(n)&0x7fff)<<at
 	})
+	x.gate(t, n, GateEmpty, false)
 }
 
 func (x *testIndex) expect(t *testing.T, source string, want Reason) {
@@ -127,7 +139,20 @@ func (x *testIndex) expect(t *testing.T, source string, want Reason) {
 func (x *testIndex) withoutTag(t testing.TB) string {
 	t.Helper()
 	for n := uint32(11 << 24); n < 12<<24; n++ {
-		if x.mixed(n)&0xffff == 0 {
+		if x.mixed(n)&0x7fff == 0 {
+			return netip.AddrFrom4([4]byte(binary.BigEndian.AppendUint32(nil, n))).String()
+		}
+	}
+	t.Fatal("no such address")
+	return ""
+}
+
+// otherHalf finds an address that belongs to the same bucket, but to the other half of it.
+func (x *testIndex) otherHalf(t testing.TB, source string) string {
+	t.Helper()
+	want := x.mixed(number(source))>>15 ^ 1
+	for n := uint32(11 << 24); n < 1<<31; n++ {
+		if m := x.mixed(n); m>>15 == want && m&0x7fff != 0 {
 			return netip.AddrFrom4([4]byte(binary.BigEndian.AppendUint32(nil, n))).String()
 		}
 	}
@@ -173,13 +198,24 @@ func TestIndex(t *testing.T) {
 
 			x := newTestIndex(t, k, side)
 			x.expect(t, "10.0.0.1", PassIndex)
-			for place := range uint32(32) {
-				x.host(t, number("198.51.100.7"), place)
-				x.expect(t, "198.51.100.7", DropBlacklisted)
-				x.expect(t, "198.51.100.8", PassIndex)
-				word(t, x.segments[SlotBuckets+int(x.mixed(number("198.51.100.7"))>>31)], x.mixed(number("198.51.100.7"))>>16&0x7fff, place/4, func(uint64) uint64 { return 0 })
+			for place := range uint32(16) {
+				for _, host := range [...]string{"198.51.100.7", x.otherHalf(t, "198.51.100.7")} {
+					n := number(host)
+					x.host(t, n, place)
+					x.expect(t, host, DropBlacklisted)
+					x.expect(t, "198.51.100.8", PassIndex)
+					x.gate(t, n, GateEmpty, true)
+					x.expect(t, host, PassIndex)
+					x.gate(t, n, GateEmpty, false)
+					m, line, first := x.half(n)
+					word(t, m, line, first+place/4, func(uint64) uint64 { return 0 })
+					word(t, m, line, (first^4)+place/4, func(uint64) uint64 { return ^uint64(0) >> 1 &^ 0x8000800080008000 })
+					x.expect(t, host, PassIndex) // whatever the other half holds
+					word(t, m, line, (first^4)+place/4, func(uint64) uint64 { return 0 })
+				}
 			}
-			x.expect(t, x.withoutTag(t), PassIndex)
+			none := x.withoutTag(t)
+			x.expect(t, none, PassIndex)
 			x.host(t, number("198.51.100.7"), 5)
 
 			x.code(t, "198.51.99.0", CodeDrop, 0) // another /24 of the /20: the bucket still counts for this one
@@ -190,10 +226,10 @@ func TestIndex(t *testing.T) {
 			x.expect(t, "198.51.101.0", PassIndex)
 			x.code(t, "198.51.100.0", CodeAsk, 0)
 			x.expect(t, "198.51.100.7", PassWhitelisted)
-			x.gate(t, number("198.51.100.0")>>12, 0) // as if the cell were 0
+			x.gate(t, number("198.51.100.0"), GateCell, false) // as if the cell were 0
 			x.expect(t, "198.51.100.7", DropBlacklisted)
 			x.expect(t, "198.51.100.0", PassIndex)
-			x.gate(t, number("198.51.100.0")>>12, 1)
+			x.gate(t, number("198.51.100.0"), GateCell, true)
 
 			x.code(t, "198.51.97.0", CodeLeaf, 0)
 			x.code(t, "198.51.100.0", CodeLeaf, 65535) // the second leaf of the /20, in the next segment

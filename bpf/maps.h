@@ -54,7 +54,7 @@ struct {
 	__array(values, struct segment);
 } index_v4 SEC(".maps");
 
-/* Which cells of the index are not 0. */
+/* Which /20s have a cell that is not 0, and which no addresses in the buckets. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(map_flags, BPF_F_MMAPABLE);
@@ -140,6 +140,7 @@ const struct {
 	enum cell_flag cell_flag;
 	enum index_layout index_layout;
 	enum index_code index_code;
+	enum gate_bits gate_bits;
 	enum index6_layout index6_layout;
 	enum word6 word6;
 	enum bits6 bits6;

@@ -5,7 +5,7 @@
 
 /* Raised whenever a map's layout or meaning changes; a loader refuses pinned maps of another. */
 enum layout {
-	LAYOUT_VERSION = 5,
+	LAYOUT_VERSION = 6,
 };
 
 /* How the source is looked up. The program of an unknown mode does not load: the verifier refuses it. */
@@ -51,7 +51,8 @@ enum family {
 struct count {
 	unsigned long long packets;
 	unsigned long long bytes;
-	unsigned long long sampled; /* see events.h */
+	unsigned long long sampled; /* see events.h, as */
+	unsigned long long calm;
 };
 
 struct hits {
@@ -111,7 +112,7 @@ struct control_words {
 	unsigned int changes;	       /* odd while tries or index are being changed: no self-check then */
 	struct index_side {
 		unsigned int multiply[2]; /* the mixer's two odd factors, drawn anew for each filling */
-		unsigned int shift;	  /* 32 - log2(buckets) */
+		unsigned int shift;	  /* 32 - log2(halves of buckets) */
 		unsigned int pad;
 	} sides[2];
 	unsigned int index6;   /* 0 = a, 1 = b: the side of the IPv6 index that is read */
@@ -131,14 +132,15 @@ struct control_words {
  *
  *   cells    one u64 for each /20: sixteen 2-bit codes, one a /24, in the low half; above them the number of the
  *            leaf that belongs to the first /24 of CODE_LEAF, those of the others follow it.
- *   buckets  a quotient table of single addresses: mix(address) is a bucket (the high bits) and a tag (the low 16),
- *            which together are the address again. Consulted for /24s of CODE_HOSTS only. Tag 0 is a free place.
+ *   buckets  a quotient table of single addresses: mix(address) is half a bucket (the high bits) and a tag (the low
+ *            15), which together are the address again. Consulted for /24s of CODE_HOSTS only. Tag 0 is a free place. A
+ *            tag leaves the top bit of its 16 0, which makes it cheap to look for.
  *   leaves   256 bits for the addresses of a /24, 1 = drop.
  *
  * A segment that is not there sends the packet to the tries.
  *
- * gate_v4: mmapable array of GATE_LINES lines for either side: a bit for each /20, 0 if its cell is 0. It is small
- * enough to stay in a CPU's own cache, so that lists of scattered addresses cost one memory access and not two.
+ * gate_v4: mmapable array of GATE_LINES lines for either side: two bits for each /20. It is small enough to stay in a
+ * CPU's own cache, so that most sources cost one more memory access, or none where nothing is listed around them.
  */
 struct line {
 	unsigned long long words[8];
@@ -150,7 +152,13 @@ enum index_layout {
 	SLOT_BUCKETS = 4,  /* up to 2^22 of them */
 	SLOT_LEAVES = 132, /* up to 2^24 of them, two a line */
 	INDEX_SLOTS = 388, /* of one side */
-	GATE_LINES = 2048,
+	GATE_LINES = 4096,
+};
+
+/* The two bits of a /20 in the gate. */
+enum gate_bits {
+	GATE_CELL = 1,	/* its cell is not 0 */
+	GATE_EMPTY = 2, /* it has no addresses in the buckets. 0, as where there is no index: look for them */
 };
 
 enum index_code {

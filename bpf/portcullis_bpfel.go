@@ -93,6 +93,7 @@ type portcullisCount struct {
 	Packets uint64
 	Bytes   uint64
 	Sampled uint64
+	Calm    uint64
 }
 
 type portcullisFamily uint32
@@ -102,6 +103,13 @@ const (
 	portcullisFamilyFAMILY_IPV4  portcullisFamily = 1
 	portcullisFamilyFAMILY_IPV6  portcullisFamily = 2
 	portcullisFamilyFAMILIES     portcullisFamily = 3
+)
+
+type portcullisGateBits uint32
+
+const (
+	portcullisGateBitsGATE_CELL  portcullisGateBits = 1
+	portcullisGateBitsGATE_EMPTY portcullisGateBits = 2
 )
 
 type portcullisHits struct {
@@ -138,13 +146,13 @@ const (
 	portcullisIndexLayoutSLOT_BUCKETS  portcullisIndexLayout = 4
 	portcullisIndexLayoutSLOT_LEAVES   portcullisIndexLayout = 132
 	portcullisIndexLayoutINDEX_SLOTS   portcullisIndexLayout = 388
-	portcullisIndexLayoutGATE_LINES    portcullisIndexLayout = 2048
+	portcullisIndexLayoutGATE_LINES    portcullisIndexLayout = 4096
 )
 
 type portcullisLayout uint32
 
 const (
-	portcullisLayoutLAYOUT_VERSION portcullisLayout = 5
+	portcullisLayoutLAYOUT_VERSION portcullisLayout = 6
 )
 
 type portcullisLine struct {

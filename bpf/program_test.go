@@ -83,7 +83,7 @@ func TestHelpers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	whole := []asm.BuiltinFunc{asm.FnMapLookupElem, asm.FnKtimeGetBootNs, asm.FnKtimeGetCoarseNs,
+	whole := []asm.BuiltinFunc{asm.FnMapLookupElem, asm.FnKtimeGetBootNs, asm.FnKtimeGetCoarseNs, asm.FnJiffies64,
 		asm.FnRingbufReserve, asm.FnRingbufSubmit, asm.FnGetSmpProcessorId, asm.FnMapUpdateElem}
 	frags := append([]asm.BuiltinFunc{asm.FnXdpLoadBytes, asm.FnXdpGetBuffLen}, whole...)
 	for name, want := range map[string][]asm.BuiltinFunc{ProgEth: whole, ProgL3: whole, ProgEthFrags: frags, ProgL3Frags: frags} {

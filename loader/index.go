@@ -283,7 +283,8 @@ func makeOdd(word *uint32) (makeEven func()) {
 func (m *Maps) disown() {
 	if now := m.words.drawn(); now != m.drawn {
 		m.drawn = now
-		m.index.known, m.index6.known = [2]bool{}, [2]bool{}
+		m.index.forget()
+		m.index6.forget()
 	}
 	if n := &m.index; n.x != nil {
 		multiply, _ := n.x.Mixer() // as good as a name: drawn at random

@@ -21,6 +21,7 @@ type tables struct {
 	// Which segments of a side are filled, if that is known: to ask the kernel takes long before Linux 6.8.
 	known  [2]bool
 	filled [2][]uint32
+	blank  [2]bool // the side's part of small is surely all zero
 }
 
 // openTables opens pinned ones.
@@ -43,6 +44,9 @@ func (t *tables) unmap() {
 		unmapWords(t.words)
 	}
 }
+
+// forget is for when another process may have written.
+func (t *tables) forget() { t.known, t.blank = [2]bool{}, [2]bool{} }
 
 // on makes room for an index on a side.
 func (t *tables) on(side int) *space {
@@ -106,6 +110,7 @@ func (s *space) publish() error {
 
 // Gate empties the side's part of the small map.
 func (s *space) Gate() []uint64 {
+	s.blank[s.side] = false
 	clear(s.small)
 	return s.small
 }
@@ -124,7 +129,8 @@ func (s *space) free() {
 	s.mapped, s.staged, s.segments = nil, nil, nil
 }
 
-// clear removes all segments of a side, also those of an earlier process.
+// clear removes all segments of a side, also those of an earlier process, and then what the small map tells of them:
+// in the other order, it would deny what readers still find.
 func (t *tables) clear(side int) error {
 	if !t.known[side] {
 		if err := t.scan(side); err != nil {
@@ -146,6 +152,10 @@ func (t *tables) clear(side int) error {
 		return err
 	}
 	t.known[side], t.filled[side] = true, nil
+	if !t.blank[side] {
+		clear(t.on(side).small)
+		t.blank[side] = true
+	}
 	return nil
 }
 

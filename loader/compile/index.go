@@ -12,8 +12,11 @@ const (
 	slotCells   = 0
 	slotBuckets = 4
 	slotLeaves  = 132
-	// GateWords hold a bit for each /20: 0 if its cell is 0.
-	GateWords = 1 << 20 / 64
+	// GateWords hold two bits for each /20.
+	GateWords = 1 << 20 / 32
+
+	gateCell  = 1 // its cell is not 0
+	gateEmpty = 2 // it has no addresses in the buckets
 	// IndexSlots is how many segments an index may have.
 	IndexSlots = 388
 
@@ -22,12 +25,11 @@ const (
 	codeAsk   = 2
 	codeLeaf  = 3
 
-	bucketBits       = 16 // log2 of the fewest buckets
-	bucketBitsMax    = 22
-	bucketsASegment  = 1 << 15
+	halfBits         = 17 // log2 of the fewest halves of buckets
+	halfBitsMax      = 23
+	halvesASegment   = 1 << 16
 	leavesASegment   = 1 << 16
-	placesABucket    = 32
-	fullBucket       = 24 // addresses a bucket, on average: from there on a filling takes twice as many buckets
+	fullHalf         = 10 // addresses in one, on average: from there on a filling takes twice as many; there are 16 places
 	dense            = 8  // dropped addresses from which on a /24 gets a leaf
 	limboMax         = 4096
 	wasteMin         = leavesASegment
@@ -63,12 +65,13 @@ type Memory interface {
 type Index struct {
 	multiply [2]uint32 // odd
 	inverse  [2]uint32
-	shift    uint32 // 32 - log2(buckets)
+	shift    uint32 // 32 - log2(halves of buckets)
 
 	memory   Memory
 	segments [IndexSlots][]uint64
 	gate     []uint64
-	hosts    int // addresses in buckets
+	around   []uint16 // addresses in buckets, of each /20
+	hosts    int      // all of them
 	leaves   leafRoom
 	limbo    limbo
 	taken    bool   // settle took addresses from the buckets, and there was no wait since
@@ -78,8 +81,8 @@ type Index struct {
 // NewIndex makes an index that drops nothing, with room for a number of single addresses before it is crowded.
 // The seed keeps those who write lists from aiming at one bucket. It fails as memory.Segment does.
 func NewIndex(memory Memory, seed uint64, hosts int) (*Index, error) {
-	size := bucketBits
-	for size < bucketBitsMax && hosts > fullBucket<<size {
+	size := halfBits
+	for size < halfBitsMax && hosts > fullHalf<<size {
 		size++
 	}
 	x := &Index{
@@ -90,13 +93,16 @@ func NewIndex(memory Memory, seed uint64, hosts int) (*Index, error) {
 	for i, m := range x.multiply {
 		x.inverse[i] = inverse(m)
 	}
-	x.gate = memory.Gate()
+	x.gate, x.around = memory.Gate(), make([]uint16, 1<<20)
+	for i := range x.gate {
+		x.gate[i] = gateEmpty * 0x5555555555555555
+	}
 	for slot := range slotBuckets {
 		if err := x.grow(slot); err != nil {
 			return nil, err
 		}
 	}
-	for slot := range 1 << size / bucketsASegment {
+	for slot := range 1 << size / halvesASegment {
 		if err := x.grow(slotBuckets + slot); err != nil {
 			return nil, err
 		}
@@ -109,7 +115,7 @@ func (x *Index) grow(slot int) (err error) {
 	return err
 }
 
-// Mixer is what a reader needs to find buckets: two odd factors, and the shift that leaves a bucket's number.
+// Mixer is what a reader needs to find buckets: two odd factors, and the shift that leaves the number of half a bucket.
 func (x *Index) Mixer() (multiply [2]uint32, shift uint32) { return x.multiply, x.shift }
 
 // Hosts counts the single addresses in buckets, Leaves the dense /24s.
@@ -130,17 +136,18 @@ func (x *Index) Bytes() int {
 // Crowded reports whether a new index would serve the same list better: the buckets are full, or many leaves lie
 // idle.
 func (x *Index) Crowded() bool {
-	buckets := 1 << (32 - x.shift)
-	return x.hosts > fullBucket*buckets && 32-x.shift < bucketBitsMax || x.leaves.idle() > max(wasteMin, x.leaves.used)
+	halves := 1 << (32 - x.shift)
+	return x.hosts > fullHalf*halves && 32-x.shift < halfBitsMax || x.leaves.idle() > max(wasteMin, x.leaves.used)
 }
 
 // Answer reads the index as the program does. address is in host order.
 func (x *Index) Answer(address uint32) Answer {
 	var cell uint64
-	if x.gated(address >> 12) {
+	gate := x.gated(address >> 12)
+	if gate&gateCell != 0 {
 		cell = atomic.LoadUint64(x.cell(address >> 12))
 	}
-	return answer(x.segments[:], cell, x.has(address), address)
+	return answer(x.segments[:], cell, gate&gateEmpty == 0 && x.has(address), address)
 }
 
 // answer is that of a reader who has read this cell and found the address in its bucket or not.
@@ -170,23 +177,29 @@ func (x *Index) cell(number uint32) *uint64 {
 	return &x.segments[slotCells+number/SegmentWords][number&mask]
 }
 
-// gated reports whether readers look at a cell.
-func (x *Index) gated(number uint32) bool {
-	return atomic.LoadUint64(&x.gate[number/64])>>(number%64)&1 != 0
+// gated is what the gate tells readers of a /20.
+func (x *Index) gated(number uint32) uint64 {
+	return atomic.LoadUint64(&x.gate[number/32]) >> (number % 32 * 2) & (gateCell | gateEmpty)
 }
 
-// storeCell writes a cell, then the gate: a reader of one gets the old cell or the new one, whatever he reads first.
-func (x *Index) storeCell(number uint32, v uint64) {
-	x.store(x.cell(number), v)
-	word, bit := &x.gate[number/64], uint64(1)<<(number%64)
+// tell sets or clears a bit of a /20 in the gate.
+func (x *Index) tell(number uint32, bit uint64, set bool) {
+	word := &x.gate[number/32]
+	bit <<= number % 32 * 2
 	was := *word
 	now := was &^ bit
-	if v != 0 {
+	if set {
 		now = was | bit
 	}
 	if now != was {
 		x.store(word, now)
 	}
+}
+
+// storeCell writes a cell, then the gate: a reader of one gets the old cell or the new one, whatever he reads first.
+func (x *Index) storeCell(number uint32, v uint64) {
+	x.store(x.cell(number), v)
+	x.tell(number, gateCell, v != 0)
 }
 
 func code(cell uint64, at uint32) uint64 { return cell >> (2 * at) & 3 }
@@ -202,7 +215,7 @@ func leafWord(segments [][]uint64, leaf, word uint32) *uint64 {
 	return &segments[slotLeaves+leaf/leavesASegment][leaf%leavesASegment*4+word]
 }
 
-// mix is a bijection: its high bits are a bucket, its low ones a tag, and both together are the address again.
+// mix is a bijection: its high bits are half a bucket, its low ones a tag, and both together are the address again.
 func (x *Index) mix(address uint32) uint32 {
 	address *= x.multiply[0]
 	address ^= address >> 15
@@ -226,11 +239,14 @@ func inverse(odd uint32) uint32 {
 	return n
 }
 
-// bucket is the eight words of an address's bucket, four tags each.
-func (x *Index) bucket(mixed uint32) []uint64 {
+// tagOf is what stands for an address in its half; 0, which is a free place, for one that has no place.
+func tagOf(mixed uint32) uint32 { return mixed & 0x7fff }
+
+// half is the words in which an address has its place, four tags each.
+func (x *Index) half(mixed uint32) []uint64 {
 	number := mixed >> x.shift
-	at := number % bucketsASegment * 8
-	return x.segments[slotBuckets+number/bucketsASegment][at : at+8]
+	at := number % halvesASegment * 4
+	return x.segments[slotBuckets+number/halvesASegment][at : at+4]
 }
 
 const (
@@ -248,11 +264,11 @@ func lane(word uint64, tag uint32) (shift int, ok bool) {
 // has reports whether an address is in its bucket.
 func (x *Index) has(address uint32) bool {
 	mixed := x.mix(address)
-	tag := mixed & 0xffff
+	tag := tagOf(mixed)
 	if tag == 0 {
 		return false
 	}
-	for _, w := range x.bucket(mixed) {
+	for _, w := range x.half(mixed) {
 		if _, ok := lane(w, tag); ok {
 			return true
 		}
@@ -263,14 +279,16 @@ func (x *Index) has(address uint32) bool {
 // put adds an address that is not there; false if it has no place.
 func (x *Index) put(address uint32) bool {
 	mixed := x.mix(address)
-	tag := mixed & 0xffff
+	tag := tagOf(mixed)
 	if tag == 0 {
 		return false
 	}
-	b := x.bucket(mixed)
+	b := x.half(mixed)
 	for i := range b {
 		if shift, ok := lane(b[i], 0); ok {
+			x.tell(address>>12, gateEmpty, false)
 			x.store(&b[i], b[i]|uint64(tag)<<shift)
+			x.around[address>>12]++
 			x.hosts++
 			return true
 		}
@@ -278,14 +296,17 @@ func (x *Index) put(address uint32) bool {
 	return false
 }
 
-// take removes an address that is there.
+// take removes an address that is there. A reader who looks for one was told to by the gate before.
 func (x *Index) take(address uint32) {
 	mixed := x.mix(address)
-	b := x.bucket(mixed)
+	b := x.half(mixed)
 	for i := range b {
-		if shift, ok := lane(b[i], mixed&0xffff); ok {
+		if shift, ok := lane(b[i], tagOf(mixed)); ok {
 			x.store(&b[i], b[i]&^(0xffff<<shift))
 			x.hosts--
+			if x.around[address>>12]--; x.around[address>>12] == 0 {
+				x.tell(address>>12, gateEmpty, true)
+			}
 			return
 		}
 	}

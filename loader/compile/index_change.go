@@ -129,7 +129,7 @@ type farHosts struct{ hosts []uint32 }
 
 func (x *Index) between(from, to uint64) (found []uint32) {
 	for b := range uint32(1) << (32 - x.shift) {
-		for _, w := range x.bucket(b << x.shift) {
+		for _, w := range x.half(b << x.shift) {
 			for ; w != 0; w >>= 16 {
 				if tag := uint32(w & 0xffff); tag != 0 {
 					if a := x.unmix(b<<x.shift | tag); from <= uint64(a) && uint64(a) < to {

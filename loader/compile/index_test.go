@@ -184,7 +184,7 @@ func TestIndexFollowsTheTable(t *testing.T) {
 		f := &feed{r: r, entries: map[lists.Key]lists.Entry{}, aim: []uint32{r.Uint32(), r.Uint32(), 10 << 24, 0, 1<<32 - 1}}
 		// Addresses without a tag, and more of one bucket than it has places, near each other's /24s.
 		for i := range uint32(40) {
-			f.aim = append(f.aim, x.unmix(i<<16), x.unmix(7<<16|i+1))
+			f.aim = append(f.aim, x.unmix(i<<15), x.unmix(7<<15|i+1))
 		}
 		if round == 1 {
 			m.left = 0 // leaves find no room
@@ -215,9 +215,16 @@ func TestIndexFollowsTheTable(t *testing.T) {
 		if m.left > 0 && x.hosts != len(x.between(0, 1<<32)) {
 			t.Errorf("seed %d: %d addresses counted, %d found", *indexSeed, x.hosts, len(x.between(0, 1<<32)))
 		}
+		around := map[uint32]bool{}
 		for h := range slices.Values(x.between(0, 1<<32)) {
+			around[h>>12] = true
 			if code(atomic.LoadUint64(x.cell(h>>12)), h>>8&15) != codeHosts || wanted(table, h) != AnswerDrop {
 				t.Errorf("seed %d: %s lies in a bucket for nothing", *indexSeed, addr(h))
+			}
+		}
+		for number := range uint32(1 << 20) {
+			if gate := x.gated(number); gate&gateEmpty == 0 != around[number] || gate&gateCell != 0 != (*x.cell(number) != 0) {
+				t.Fatalf("seed %d: the gate tells %d of %s/20", *indexSeed, gate, addr(number<<12))
 			}
 		}
 		if m.left == 0 {
@@ -231,7 +238,7 @@ func TestIndexFollowsTheTable(t *testing.T) {
 }
 
 // TestIndexReadersSeeOldOrNew looks at the index after every single store of a change, and also as a reader does
-// that read bucket and cell at different moments, any two between which there was no wait.
+// that read gate, bucket and cell at different moments, any two between which there was no wait.
 func TestIndexReadersSeeOldOrNew(t *testing.T) {
 	rounds := 60
 	if testing.Short() {
@@ -294,11 +301,13 @@ type observer struct {
 	x       *Index
 	probes  []uint32
 	allowed [][3]bool
-	cells   [][]uint64 // values that a reader may hold since the last wait
+	gates   [][4]bool  // values that a reader may hold since the last wait
+	cells   [][]uint64 // the same
 	hits    [][2]bool  // whether some moment since then had it in the bucket (1) or not (0)
 }
 
 func (o *observer) forget() {
+	o.gates = make([][4]bool, len(o.probes))
 	o.cells = make([][]uint64, len(o.probes))
 	o.hits = make([][2]bool, len(o.probes))
 }
@@ -311,22 +320,34 @@ func (o *observer) look(t *testing.T) {
 			hit = 1
 		}
 		o.hits[i][hit] = true
-		if !o.x.gated(a >> 12) {
-			o.cells[i] = append(o.cells[i], 0)
-		}
+		o.gates[i][o.x.gated(a>>12)] = true
 		if !slices.Contains(o.cells[i], cell) {
 			o.cells[i] = append(o.cells[i], cell)
 		}
 		slices.Sort(o.cells[i])
 		o.cells[i] = slices.Compact(o.cells[i])
-		for _, c := range o.cells[i] {
-			for h := range 2 {
-				if !o.hits[i][h] {
-					continue
-				}
-				if got := answer(o.x.segments[:], c, h == 1, a); !o.allowed[i][got] {
-					t.Fatalf("seed %d: a reader gets %d for %s, allowed %v", *indexSeed, got, addr(a), o.allowed[i])
-				}
+		for gate, read := range o.gates[i] {
+			if read {
+				o.answers(t, i, uint64(gate))
+			}
+		}
+	}
+}
+
+// answers looks at all that a reader may make of a gate that it has read.
+func (o *observer) answers(t *testing.T, i int, gate uint64) {
+	t.Helper()
+	for _, cell := range o.cells[i] {
+		if gate&gateCell == 0 {
+			cell = 0
+		}
+		for hit, seen := range o.hits[i] {
+			if !seen {
+				continue
+			}
+			got := answer(o.x.segments[:], cell, hit == 1 && gate&gateEmpty == 0, o.probes[i])
+			if !o.allowed[i][got] {
+				t.Fatalf("seed %d: a reader gets %d for %s, allowed %v", *indexSeed, got, addr(o.probes[i]), o.allowed[i])
 			}
 		}
 	}

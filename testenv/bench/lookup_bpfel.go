@@ -76,6 +76,7 @@ type lookupCount struct {
 	Packets uint64
 	Bytes   uint64
 	Sampled uint64
+	Calm    uint64
 }
 
 type lookupHits struct {

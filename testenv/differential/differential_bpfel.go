@@ -71,6 +71,7 @@ type differentialCount struct {
 	Packets uint64
 	Bytes   uint64
 	Sampled uint64
+	Calm    uint64
 }
 
 type differentialHits struct {
