@@ -336,7 +336,7 @@ func TestLookupLPM(t *testing.T) {
 
 // TestIndexGrows: a list that outgrows the index gets another, and a full trie refuses before anything is changed.
 func TestIndexGrows(t *testing.T) {
-	const first, more = 1_500_000, 150_000
+	const first, more = 1_250_000, 150_000
 	j := newJudged(t, Options{PinDir: pinsFor(t), Capacity: first + more + 1})
 	m, table := j.l.Maps(), compile.New()
 	m.Follow(table)
