@@ -28,7 +28,7 @@ func TestIndexMadeLater(t *testing.T) {
 	m, table := j.l.Maps(), compile.New()
 	m.Follow(table)
 	must(t, m.Replace(t.Context(), 1, table.All(), 0, nil)) // an index that is gone later must not be believed
-	for range 50 { // so that what passes by the index is not the first packet of a counter any more, on either CPU
+	for range 50 {                                          // so that what passes by the index is not the first packet of a counter any more, on either CPU
 		j.drops(t, netip.MustParseAddr("10.0.0.1"))
 	}
 	b := lists.NewBuilder(nil)
