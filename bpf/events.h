@@ -24,10 +24,10 @@ static __always_inline bool is_due(struct count *count, __u64 now)
 }
 
 /*
- * Whether drops of a counter need no look at the clock until it ticks again: the lease holds, and no sample is due. What
- * tells is the tick of the clock itself, which the verifier compiles into a load, in one word with what else it depends
- * on. The lease only grows, and both words stay as they are once their writer is dead: so the word comes back only
- * within a tick, as long as which a drop may come late.
+ * Whether drops of a counter need no look at the clock until it ticks again: the lease holds, and no sample is due.
+ * What tells is the tick of the clock itself, which the verifier compiles into a load, in one word with what else it
+ * depends on. The lease only grows, and both words stay as they are once their writer is dead: so the word comes back
+ * only within a tick, as long as which a drop may come late.
  */
 static __always_inline bool is_calm(const struct control_words *words, struct count *count)
 {

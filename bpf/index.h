@@ -37,7 +37,8 @@ static __always_inline __u32 mix(const struct index_side *side, __u32 source)
 /* Leaves the top bits of those of four lanes of 16 bits that are not the tag's. */
 static __always_inline __u64 others(__u64 lanes, __u64 tag)
 {
-	return (lanes ^ tag) - LANES; /* which takes nothing from the next lane: the tag's top bits are 1, those of lanes 0 */
+	return (lanes ^ tag) -
+	       LANES; /* which takes nothing from the next lane: the tag's top bits are 1, those of lanes 0 */
 }
 
 static __always_inline bool in_half(const __u64 *half, __u32 mixed)
@@ -47,8 +48,8 @@ static __always_inline bool in_half(const __u64 *half, __u32 mixed)
 	if (!tag)
 		return false; /* it would find every free place */
 	tag |= LANE_TOPS;
-	return (others(half[0], tag) & others(half[1], tag) & others(half[2], tag) & others(half[3], tag) & LANE_TOPS) !=
-	       LANE_TOPS;
+	return (others(half[0], tag) & others(half[1], tag) & others(half[2], tag) & others(half[3], tag) &
+		LANE_TOPS) != LANE_TOPS;
 }
 
 /* How many of the codes below a /24 (at bits 0, 2, 4, ... of codes) have a leaf. */
