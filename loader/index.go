@@ -66,10 +66,15 @@ const (
 	indexBatches = 32
 )
 
-// beginIndex expects a number of hosts; 0: not known.
-func (m *Maps) beginIndex(hosts int) *newIndex {
+// lookAhead is for before either index is filled: whose side is read, and which entries end within the lease.
+func (m *Maps) lookAhead() {
 	m.disown()
 	m.index.horizon = bootTime(time.Now()) + leaseSpan
+}
+
+// beginIndex expects a number of hosts; 0: not known.
+func (m *Maps) beginIndex(hosts int) *newIndex {
+	m.lookAhead()
 	b := &newIndex{m: m, side: 1 - m.words.index()}
 	if hosts == 0 || m.lookup == LookupLPM {
 		return b

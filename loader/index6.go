@@ -91,7 +91,7 @@ func (m *Maps) write6(f func()) {
 
 // rebuild6 makes the IPv6 index anew.
 func (m *Maps) rebuild6() error {
-	m.beginIndex(0)
+	m.lookAhead()
 	b := &newIndex6{m: m}
 	n := 0
 	for p, c := range m.index.table.All6() {
