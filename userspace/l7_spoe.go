@@ -10,5 +10,5 @@ import (
 type SPOEConfig struct{ GatewayConfig }
 
 func (c SPOEConfig) open(_ context.Context, n *node) (*opened, error) {
-	return c.listenFor(n, "spoe", spoe.New(spoe.Options{Decide: n.shim.Decide, Logger: n.limited}))
+	return c.listenFor(n, "spoe", spoe.New(spoe.Options{Decide: n.shim.Decide, Learner: n.shim, Logger: n.limited}))
 }

@@ -30,8 +30,7 @@ const (
 // while ASE detected attacks are off.
 func (s *Shim) Answered(d Decision, status int) {
 	good := status >= http.StatusOK && status < http.StatusMultipleChoices
-	if s.accepted == nil || !s.index.Load().settings.ASEDetectedAttack ||
-		d.Verdict != Pass || !good && status != http.StatusUnauthorized {
+	if !s.Learns(d) || !good && status != http.StatusUnauthorized {
 		return
 	}
 	w := works.Get().(*work)
@@ -46,6 +45,13 @@ func (s *Shim) Answered(d Decision, status int) {
 			s.accepted.forget(w.summer.sum(s.writer.secret, acceptedKey(id)))
 		}
 	}
+}
+
+// Learns reports whether the answer to a request would tell anything: who need not wait for it need not remember the
+// decision.
+func (s *Shim) Learns(d Decision) bool {
+	return d.Verdict == Pass && (d.seen.token.Value != "" || d.seen.cookie.Value != "") &&
+		s.accepted != nil && s.index.Load().settings.ASEDetectedAttack
 }
 
 // ForAnswer returns what [Shim.Answered] needs of a decision and nothing of its request, for who waits for the answers to

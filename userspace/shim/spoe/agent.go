@@ -17,7 +17,8 @@ import (
 
 // Options of [New]. Only Decide must be set.
 type Options struct {
-	Decide func(*http.Request) shim.Decision // [shim.Shim.Decide]
+	Decide  func(*http.Request) shim.Decision // [shim.Shim.Decide]
+	Learner Learner                           // nil: nothing is learned from answers
 	// MaxFrame bounds a frame, in bytes; 0: 65,532. HAProxy asks for its tune.bufsize less 4: the smaller counts.
 	MaxFrame int
 	// MaxRequest bounds a request whose frame comes in fragments, in bytes; 0: 262,144. A longer one is refused.
@@ -32,6 +33,7 @@ type Options struct {
 type Agent struct {
 	options Options
 	judge   *front.Judge
+	awaited *awaited
 	log     *slog.Logger
 	conns   atomic.Int64
 	refused atomic.Uint64
@@ -52,7 +54,7 @@ func New(o Options) *Agent {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Agent{options: o, judge: front.NewJudge(o.Decide, o.Logger), log: o.Logger}
+	return &Agent{options: o, judge: front.NewJudge(o.Decide, o.Logger), awaited: newAwaited(), log: o.Logger}
 }
 
 // Counts are what was answered so far.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
+	"net/netip"
 	"net/textproto"
 	"strings"
 	"testing"
@@ -255,6 +256,86 @@ func TestTooManyConnections(t *testing.T) {
 	p.receive()
 }
 
+// learner learns from requests of which the path says so.
+type learner struct{ answers []string }
+
+func (l *learner) Learns(d shim.Decision) bool { return d.Reason == shim.PassWhitelisted }
+
+func (l *learner) Answered(d shim.Decision, status int) {
+	l.answers = append(l.answers, fmt.Sprint(d.Client, " ", status))
+}
+
+// answerFrame tells of an answer as HAProxy does.
+func answerFrame(stream, id, status uint64) []byte {
+	b := append(appendString(nil, "answered"), 2)
+	b = appendVarint(append(appendString(b, "id"), typeInt64), id)
+	b = appendVarint(append(appendString(b, "status"), typeInt64), status)
+	return notify(stream, 1, flagFin, frameNotify, b)
+}
+
+// TestLearns: only where the answer is to be learned from, a request has an id; by that its answer is told, once, over
+// whatever connection.
+func TestLearns(t *testing.T) {
+	l := new(learner)
+	p := newPeer(t, Options{Learner: l, Decide: func(r *http.Request) shim.Decision {
+		d := shim.Decision{Client: netip.MustParseAddrPort(r.RemoteAddr).Addr()}
+		if r.URL.Path == "/learn" {
+			d.Reason = shim.PassWhitelisted
+		}
+		return d
+	}})
+	p.greet()
+	ask := func(url, src string) (id uint64) {
+		t.Helper()
+		p.send(notify(1, 1, flagFin, frameNotify, asked{"GET", url, "1.1", src, "host: a\r\n\r\n"}.message()))
+		vars := p.variables(p.receive().payload)
+		id, _ = vars["id"].(uint64)
+		if delete(vars, "id"); !maps.Equal(vars, passes()) {
+			t.Errorf("%s: got %v", url, vars)
+		}
+		return id
+	}
+	tell := func(id, status uint64, want ...string) {
+		t.Helper()
+		p.send(answerFrame(7, id, status))
+		if f := p.receive(); f.kind != frameAck || f.stream != 7 || len(f.payload) > 0 {
+			t.Errorf("got %+v, want an acknowledgement that sets nothing", f)
+		}
+		if d := cmp.Diff(want, l.answers); d != "" {
+			t.Errorf("id %d, status %d: %s", id, status, d)
+		}
+		l.answers = nil
+	}
+	if id := ask("/", "192.0.2.1"); id != 0 {
+		t.Errorf("id %d where nothing is to be learned", id)
+	}
+	tell(0, 200)
+	first, second := ask("/learn", "192.0.2.2"), ask("/learn", "192.0.2.3")
+	if first == 0 || second != first+1 {
+		t.Fatalf("ids %d, %d", first, second)
+	}
+	tell(first, 103) // the answer is still to come
+	p.conn = p.dial(p.conn.RemoteAddr())
+	p.greet()
+	tell(second, 401, "192.0.2.3 401")
+	tell(first, 200, "192.0.2.2 200")
+	tell(first, 200)
+	tell(first+MaxOpen, 200)
+	for i := range uint64(MaxOpen) {
+		if id := p.agent.awaited.add(shim.Decision{}); id != second+1+i {
+			t.Fatalf("id %d", id)
+		}
+	}
+	if forgotten := p.agent.awaited.add(shim.Decision{}) - MaxOpen; forgotten != second+1 {
+		t.Fatal(forgotten)
+	}
+	tell(second+1, 200)
+	tell(second+2, 200, "invalid IP 200")
+	if got, want := p.agent.Counts(), (front.Counts{Passed: 3}); got != want {
+		t.Errorf("counted %+v, want %+v", got, want)
+	}
+}
+
 func TestVarint(t *testing.T) {
 	for v, want := range map[uint64]string{0: "00", 239: "ef", 240: "f000", 2287: "ff7f", 2288: "f08000", 264431: "ffff7f", 264432: "f0808000"} {
 		if got := fmt.Sprintf("%x", appendVarint(nil, v)); got != want {
@@ -325,6 +406,7 @@ func BenchmarkBuild(b *testing.B) {
 func FuzzFrames(f *testing.F) {
 	f.Add(get.message())
 	f.Add(asked{"GET", "*", "2.0", "::1", "host: a\r\ncookie: b\r\ncookie: c\r\n\r\n"}.message())
+	f.Add(parsed(answerFrame(1, 2, 200)).payload)
 	f.Fuzz(func(t *testing.T, payload []byte) {
 		c := conn{agent: New(decideBy(blockSoftly)), builder: newBuilder(), maxFrame: 16380, greeted: true}
 		whole := c.handle(frame{kind: frameNotify, flags: flagFin, stream: 1, id: 1, payload: payload})
@@ -340,6 +422,14 @@ func FuzzFrames(f *testing.F) {
 			t.Errorf("whole: %q, in fragments: %q", answer, c.out)
 		}
 	})
+}
+
+func parsed(raw []byte) frame {
+	f, err := parseFrame(raw[4:])
+	if err != nil {
+		panic(err)
+	}
+	return f
 }
 
 func blockSoftly(r *http.Request) shim.Decision {

@@ -178,25 +178,45 @@ func (p *fragments) add(b []byte, limit int) {
 	}
 }
 
-// answer decides about the request that a payload tells of.
+// answer decides about the request that a payload tells of, or takes note of what a backend answered.
 func (c *conn) answer(stream, id uint64, payload []byte) error {
 	q, err := parseQuestion(payload)
 	if err != nil {
 		return fail(codeInvalid, "the messages are not as they should be")
 	}
-	c.reply(stream, id, c.decide(&q))
+	if q.status.kind == typeInt64 {
+		c.agent.learn(&q)
+		c.acknowledge(stream, id)
+	} else {
+		c.decide(stream, id, &q)
+	}
 	return c.full()
 }
 
-func (c *conn) decide(q *question) front.Reply {
+func (c *conn) decide(stream, id uint64, q *question) {
 	if !q.complete() {
-		return c.agent.judge.Undecided()
+		c.reply(stream, id, c.agent.judge.Undecided())
+		return
 	}
 	r, ok := c.builder.build(q)
 	if !ok {
-		return c.agent.judge.Malformed()
+		c.reply(stream, id, c.agent.judge.Malformed())
+		return
 	}
-	return c.agent.judge.Judge(r)
+	d, reply := c.agent.judge.Decide(r)
+	if reply.Pass && c.agent.options.Learner != nil && c.agent.options.Learner.Learns(d) {
+		b, start := beginFrame(c.out, frameAck, stream, id)
+		b = append(appendVar(b, "block"), typeBool)
+		b = appendVarint(append(appendVar(b, "id"), typeInt64), c.agent.awaited.add(d))
+		c.out = endFrame(b, start)
+		return
+	}
+	c.reply(stream, id, reply)
+}
+
+// acknowledge appends an ACK that sets nothing.
+func (c *conn) acknowledge(stream, id uint64) {
+	c.out = endFrame(beginFrame(c.out, frameAck, stream, id))
 }
 
 // full sends the answers if there are many.

@@ -10,6 +10,9 @@
 //	reason   string  if block: a word of the metrics, such as "blacklisted"; "undecided" if nothing could be told
 //	body     string  if block: the body to answer with
 //	location string  if block: where to redirect to, if at all
+//	id       int64   unless block, if the backend's answer is to be learned from: what HAProxy names the request by then
+//
+// A message with the arguments id (that variable) and status (of the backend's answer) tells of an answer.
 //
 // Frames that come together are answered together (pipelining), so that a busy HAProxy costs few system calls.
 // Payloads may be fragmented. Every ACK goes over the connection that its NOTIFY came by: "async" is not announced,

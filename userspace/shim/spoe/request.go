@@ -19,6 +19,7 @@ const maxHeaders = 1000
 type question struct {
 	method, url, ver, hdrs, ssl value
 	src                         netip.Addr
+	id, status                  value // of an answer
 }
 
 // parseQuestion reads every message of the payload; what it does not know it skips.
@@ -58,6 +59,10 @@ func (q *question) set(name []byte, v value) {
 		q.src = v.addr
 	case "ssl":
 		q.ssl = v
+	case "id":
+		q.id = v
+	case "status":
+		q.status = v
 	}
 }
 
