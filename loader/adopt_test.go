@@ -178,6 +178,7 @@ func TestKilled(t *testing.T) {
 				}
 				g.check(t, fmt.Sprintf("daemon started after step %d", step))
 				expectPins(t, g.pins)
+				must(t, l.Maps().Sweep(context.Background()))
 				expectEmpty(t, l.Maps())
 				must(t, l.Close())
 				if !killed {

@@ -360,7 +360,6 @@ func (m *Maps) Renew() error {
 	defer m.writing.Unlock()
 	m.renew(m.index.table)
 	m.mendIndexes()
-	m.drain()
 	return nil
 }
 

@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/cilium/ebpf"
 
@@ -51,9 +50,7 @@ type Maps struct {
 	mend   retry
 	drawn  drawn  // as this process left it
 	held   [2]int // prefixes in the active tries, v4 and v6; -1: not known
-	// draining: so many more times a second must something be done for the kernel to free what Replace emptied.
-	draining int
-	drained  time.Time // when that was last done
+	idle   idle
 }
 
 // side is one of the two sets of tries.
@@ -109,6 +106,7 @@ func openPinned(dir pinDir, from string, o Options) (_ *Maps, err error) {
 		}
 	}
 	m.capacity = m.sides[0].v4.m.MaxEntries()
+	m.idle.side, m.idle.full = 1-m.words.active(), true // a process may have been killed before it emptied them
 	if m.index.tables, err = openTables(from, spec, bpf.MapIndex, bpf.MapGate); err != nil {
 		return nil, err
 	}

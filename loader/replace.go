@@ -18,11 +18,10 @@ import (
 )
 
 // Replace fills the idle tries with cells (sorted, as compile.Table.All yields them), makes them the active ones
-// by one store, and empties the old ones in paced batches before it returns
-// (the kernel frees their memory in the seconds after, given calls of [Maps.Renew]). Every packet is judged by the old
-// list or by the new one, never by a mix. On error the active tries are as before: [ErrFull], ctx's error. If ctx
-// ends after the switch, Replace returns nil and the next one empties the rest. hosts is about how many single IPv4
-// addresses are to be dropped: with it tries and index are filled at a time, each on a CPU of its own; 0 is not known.
+// by one store. More than some thousands of old ones are for [Maps.Sweep] to delete; until they are, another Replace
+// first does it itself. Every packet is judged by the old list or by the new one, never by a mix. On error the active
+// tries are as before: [ErrFull], ctx's error. hosts is about how many single IPv4 addresses are to be dropped: with it
+// tries and index are filled at a time, each on a CPU of its own; 0 is not known.
 // progress may be nil; it is called with the number of prefixes written, about every 16 Ki.
 func (m *Maps) Replace(ctx context.Context, generation uint64, cells iter.Seq2[netip.Prefix, compile.Cell], hosts int, progress func(done int)) error {
 	leave, err := m.enter()
@@ -35,8 +34,10 @@ func (m *Maps) Replace(ctx context.Context, generation uint64, cells iter.Seq2[n
 
 	old := m.words.active()
 	idle := 1 - old
-	m.draining, m.unsure = 0, true
-	if err := m.sides[idle].empty(ctx); err != nil { // a daemon killed in the middle left it so
+	m.idle.Lock()
+	defer m.idle.Unlock()
+	m.unsure = true
+	if err := m.emptyIdle(ctx); err != nil {
 		return fmt.Errorf("empty idle tries: %w", err)
 	}
 	f := filler{to: &m.sides[idle], boot: m.boot, room: int(m.capacity), progress: progress}
@@ -48,14 +49,13 @@ func (m *Maps) Replace(ctx context.Context, generation uint64, cells iter.Seq2[n
 		}
 		return b.finish()
 	}()
+	m.idle.full, m.idle.likely4, m.idle.likely6 = true, f.keys4, f.keys6 // a list read anew changes little
 	if err != nil {
-		if err := m.sides[idle].empty(context.WithoutCancel(ctx)); err != nil {
-			m.log.Warn("idle tries keep what an unfinished replacement wrote; the next one empties them", "error", err)
-		}
 		return fmt.Errorf("fill idle tries: %w", err)
 	}
 	done := m.changing()
 	atomic.StoreUint32(&m.words.Active, uint32(idle))
+	m.idle.side = old
 	freeOld := flip()
 	done()
 	m.note()
@@ -70,10 +70,8 @@ func (m *Maps) Replace(ctx context.Context, generation uint64, cells iter.Seq2[n
 	if err := m.forgetGone(); err != nil {
 		m.log.Warn("counts of entries that are gone are kept", "error", err)
 	}
-	if err := m.sides[old].emptyOf(ctx, &f); err == nil {
-		m.draining = drainRounds
-	} else {
-		m.log.Warn("old tries are not empty yet; the next replacement empties them", "error", err)
+	if err := m.sweepBatch(); err != nil { // all of a short list
+		m.log.Warn("old tries are not empty yet; sweeping them will be tried again", "error", err)
 	}
 	return nil
 }
@@ -127,21 +125,6 @@ func (b newIndexes) finish() (flip func() (after func() error), err error) {
 		free4, free6 := four(), six()
 		return func() error { return errors.Join(free4(), free6()) }
 	}, nil
-}
-
-func (s *side) empty(ctx context.Context) error {
-	if err := s.v4.empty(ctx); err != nil {
-		return err
-	}
-	return s.v6.empty(ctx)
-}
-
-// emptyOf empties tries that likely hold much of what the filler wrote elsewhere: a list read anew changes little.
-func (s *side) emptyOf(ctx context.Context, f *filler) error {
-	if err := s.v4.emptyOf(ctx, f.keys4); err != nil {
-		return err
-	}
-	return s.v6.emptyOf(ctx, f.keys6)
 }
 
 // waitForReaders returns once no program runs that read the control words before the call.

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync/atomic"
+	"time"
 
 	"github.com/cilium/ebpf"
 
@@ -104,7 +105,7 @@ func (l *Loader) keepBypass() {
 	atomic.StoreUint32(&l.maps.words.Bypass, on)
 }
 
-// emptyTries empties pinned tries that no program reads any more, in batches: the kernel frees a trie in one go,
+// emptyTries empties pinned tries that no program reads any more, at the kernel's pace: a full trie it frees in one go,
 // which holds a CPU for 0.4 s a million. Errors cost only that.
 func (d pinDir) emptyTries(o Options) {
 	for _, name := range trieNames {
@@ -115,13 +116,26 @@ func (d pinDir) emptyTries(o Options) {
 		switch {
 		case m.Type() != ebpf.LPMTrie:
 		case m.KeySize() == 8:
-			err = trie[bpf.KeyV4]{m}.empty(context.Background())
+			err = discard(trie[bpf.KeyV4]{m})
 		case m.KeySize() == 20:
-			err = trie[bpf.KeyV6]{m}.empty(context.Background())
+			err = discard(trie[bpf.KeyV6]{m})
 		}
 		if err != nil {
 			o.Logger.Debug("old trie is freed full", "map", name, "error", err)
 		}
 		_ = m.Close()
 	}
+}
+
+// discard empties a trie. Of many entries it returns when the kernel has freed nearly all: what is left it frees with the map.
+func discard[K key](t trie[K]) error {
+	many, err := t.first(make([]K, removeBatch))
+	if err == nil {
+		err = t.empty(context.Background())
+	}
+	for i := 0; err == nil && many == removeBatch && i < drainRounds; i++ {
+		time.Sleep(drainEvery)
+		err = onEachCPU(t.drain)
+	}
+	return err
 }

@@ -12,12 +12,19 @@ import (
 	"github.com/portcullis/portcullis/bpf"
 )
 
-// Sizes of batches. Updates take about 1 µs each, so a system call takes some 60 ms, with a chance to reschedule
-// after each element; deletes are kept shorter because what they free is freed in one go after a grace period.
+// putBatch is a system call of some 60 ms (an update takes about 1 µs), with a chance to reschedule after each element.
+const putBatch = 64 << 10
+
+// Deletes are paced. What was deleted until a grace period ends the kernel frees in one go, without a chance to reschedule,
+// and takes 0.1 to 0.3 µs each. That grace period is one of tasks, a quarter of a second: nobody can wait for its end, so
+// not more is deleted in that time than may be freed at once: four batches at most.
 const (
-	putBatch    = 64 << 10
 	removeBatch = 8 << 10
+	removePause = 60 * time.Millisecond
 )
+
+// pace follows a batch of deletes, if another is to come, and takes longer on a busy machine, as everything does there.
+func pace(began time.Time) { time.Sleep(removePause + time.Since(began)) }
 
 // trie is an LPM map with the manners that LPM maps need.
 type trie[K key] struct {
@@ -57,14 +64,14 @@ func (t trie[K]) putBatch(keys []K, cells []bpf.Cell) error {
 
 // remove deletes keys in order; one that is not there is passed over.
 func (t trie[K]) remove(keys []K) error {
-	for len(keys) > 0 {
-		n := min(len(keys), removeBatch)
-		if _, err := t.removeBatch(keys[:n]); err != nil {
+	for {
+		began, n := time.Now(), min(len(keys), removeBatch)
+		if _, err := t.removeBatch(keys[:n]); err != nil || n == len(keys) {
 			return err
 		}
 		keys = keys[n:]
+		pace(began)
 	}
-	return nil
 }
 
 // removeBatch also counts the keys that were not there, 0 if a batch went through whole.
@@ -86,42 +93,41 @@ func (t trie[K]) removeBatch(keys []K) (missing int, err error) {
 	return missing, nil
 }
 
-// emptyOf empties the trie, which holds most of keys in all likelihood: to delete a known key takes a third of
-// the time of finding one. A guess that proves wrong is given up.
-func (t trie[K]) emptyOf(ctx context.Context, keys []K) error {
-	for len(keys) > 0 && ctx.Err() == nil {
-		n := min(len(keys), removeBatch)
-		missing, err := t.removeBatch(keys[:n])
-		if err != nil {
+// empty deletes everything, at the kernel's pace.
+func (t trie[K]) empty(ctx context.Context) error {
+	for ctx.Err() == nil {
+		began := time.Now()
+		if _, done, err := t.sweep(nil); err != nil || done {
 			return err
 		}
-		if missing > n/2 {
-			break
-		}
-		keys = keys[n:]
+		pace(began)
 	}
-	return t.empty(ctx)
+	return ctx.Err()
 }
 
-// empty deletes everything, in paced batches: freeing a trie of a million in one go would hold a CPU for 0.4 s.
-// Each round asks for the first keys anew, because a walk of an LPM map starts over when its place is deleted.
-func (t trie[K]) empty(ctx context.Context) error {
-	keys := make([]K, removeBatch)
-	for {
-		if err := ctx.Err(); err != nil {
-			return err
+// sweep deletes a batch of n, and reports whether nothing is left. likely, which it shortens, are keys that the trie may
+// hold: to delete a known key takes a third of the time of finding one. A guess that proves wrong is given up. Else it
+// asks for the first keys anew, because a walk of an LPM map starts over when its place is deleted.
+func (t trie[K]) sweep(likely *[]K) (n int, done bool, err error) {
+	left := removeBatch
+	if likely != nil && len(*likely) > 0 {
+		tried := min(len(*likely), left)
+		missing, err := t.removeBatch((*likely)[:tried])
+		n = tried - missing
+		if *likely = (*likely)[tried:]; missing > tried/2 || len(*likely) == 0 {
+			*likely = nil
 		}
-		n, err := t.first(keys)
-		if err != nil {
-			return err
-		}
-		if n == 0 {
-			return nil
-		}
-		if err := t.remove(keys[:n]); err != nil {
-			return err
+		if left -= tried; err != nil || left == 0 || *likely != nil {
+			return n, false, err
 		}
 	}
+	keys := make([]K, left)
+	more, err := t.first(keys)
+	if err != nil || more == 0 {
+		return n, more == 0, err
+	}
+	_, err = t.removeBatch(keys[:more])
+	return n + more, more < len(keys), err
 }
 
 // first reads the first keys, as many as fit.

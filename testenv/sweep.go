@@ -96,6 +96,7 @@ func remove(dir string) error {
 	if err := killAll(inodes); err != nil {
 		return err
 	}
+	_ = os.Remove(traceInstance(dir)) // if there is one
 	mounts, err := mountsBelow(dir)
 	if err != nil {
 		return err

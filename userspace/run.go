@@ -95,6 +95,7 @@ func Run(ctx context.Context, c Config, version string, log *slog.Logger, ready 
 	if ld != nil {
 		g.Go(func() error { return quiet(ctx, n.enforce.run(ctx)) })
 		g.Go(func() error { return quiet(ctx, n.keepAttached(ctx, ld)) })
+		g.Go(func() error { n.sweep(ctx); return nil })
 		g.Go(func() error { return quiet(ctx, n.watchers.run(ctx)) })
 	}
 	n.runL7(ctx, g)
@@ -165,6 +166,22 @@ func (n *node) startKernel(ctx context.Context, ld *loader.Loader, numbers *metr
 		return err
 	}
 	return n.attachAll(ld)
+}
+
+// sweep has the kernel free what lists that were replaced took.
+func (n *node) sweep(ctx context.Context) {
+	again := time.NewTicker(time.Second)
+	defer again.Stop()
+	for {
+		if err := n.maps.Sweep(ctx); err != nil && ctx.Err() == nil {
+			n.log.Warn("kernel memory of replaced lists is not freed yet, will try again", "error", err)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-again.C:
+		}
+	}
 }
 
 // progress tells who started the daemon how far that is.

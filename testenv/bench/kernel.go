@@ -56,7 +56,7 @@ func hold(bpffs string, list blocklist, twice bool) (*held, error) {
 
 // fill makes the maps hold a list. What they held before is freed in the loader's patient way.
 func (h *held) fill(list blocklist) error {
-	return h.l.Maps().Replace(context.Background(), 1, list.cells(), 0, nil)
+	return errors.Join(h.l.Maps().Replace(context.Background(), 1, list.cells(), 0, nil), h.l.Maps().Sweep(context.Background()))
 }
 
 // renew does what a living daemon does every second, without which the index drops nothing by itself.

@@ -25,6 +25,7 @@ type rig struct {
 	t      *testing.T
 	daemon *testenv.Daemon
 	bpffs  string
+	lab    *testenv.Lab
 }
 
 // newRig builds the network; the daemon is not started yet.
@@ -43,7 +44,7 @@ func newRig(t *testing.T) *rig {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &rig{Edge: edge, t: t, bpffs: bpffs, daemon: testenv.NewDaemon(bin, edge.Gateway.Namespace, bpffs, "portcullis")}
+	r := &rig{Edge: edge, t: t, bpffs: bpffs, lab: lab, daemon: testenv.NewDaemon(bin, edge.Gateway.Namespace, bpffs, "portcullis")}
 	t.Cleanup(func() {
 		if t.Failed() {
 			t.Logf("the daemon's log:\n%s", r.daemon.Log())
