@@ -146,3 +146,57 @@ func TestExpensiveStreamsHoldUpNoOther(t *testing.T) {
 		}
 	}
 }
+
+// TestMillionAtOnceEndsStreams: changes after which all that is held is judged again, a million imported and definitions
+// updated, end the streams of the ten thousand clients that they concern soon, and no others, though as many streams as
+// that were made to be long to read.
+func TestMillionAtOnceEndsStreams(t *testing.T) {
+	const n = 10_000
+	million := bulk(1_000_000)
+	with := func(tokens ...string) *lists.Snapshot {
+		b := lists.NewBuilder(million)
+		for _, token := range tokens {
+			b.Put(black(lists.KindToken, "", token))
+		}
+		return b.Snapshot(uint64(1 + len(tokens)))
+	}
+	open := root()
+	open.EnableBlocking = false
+	s := New(l7)
+	s.Use(snapshot(t), nil, true)
+	s.UseAPIs(apis.NewSet(open))
+	run(t, s)
+	var ended atomic.Int32
+	dear := s.Decide(get("/", "Cookie: JSESSIONID="+strings.Repeat(`%u0041\"é+`, 2500)))
+	hold := func(token string) {
+		for range n {
+			s.Hold(s.Decide(get("/", "Authorization: Bearer "+token, "Cookie: JSESSIONID=good; a=b", "X-Api-Key: k", "X-User: alice")), func() { ended.Add(1) })
+		}
+	}
+	for range n {
+		s.Hold(dear, func() { t.Error("an innocent stream was ended") })
+	}
+	hold("imported")
+	hold("innocent")
+	for _, change := range []struct {
+		what string
+		make func()
+		want int32
+	}{
+		{"imported, where lists are not enforced", func() { s.Use(with("imported"), nil, true) }, 0},
+		{"definitions updated", func() { s.UseAPIs(apis.NewSet(root())) }, n},
+		{"another import", func() { hold("again"); s.Use(with("imported", "again"), nil, true) }, 2 * n},
+	} {
+		change.make()
+		made := time.Now()
+		eventually(t, change.what+": the streams end", func() bool { return ended.Load() >= change.want })
+		took := time.Since(made)
+		t.Logf("%s: %d streams ended after %v", change.what, change.want, took)
+		if took > 5*time.Second { // a second, and what a busy machine adds to it; to read all takes minutes
+			t.Errorf("%s: ended only after %v", change.what, took)
+		}
+	}
+	if got := ended.Load(); got != 2*n {
+		t.Errorf("%d streams ended, want %d", got, 2*n)
+	}
+}
