@@ -84,7 +84,7 @@ bench-l7: ## measure HTTP requests beside nginx, HAProxy and Caddy (about 8 minu
 	@go build -o bin/benchl7 ./testenv/benchl7
 	@exec bin/benchl7 -plan $(BENCH) -out $(if $(filter full,$(BENCH)),docs,.cache/bench)
 
-bench-l7-check: ## a short run of it that fails when a ratio is below its floor, or memory grows
+bench-l7-check: ## a short run of it that fails when a ratio is below its floor, or memory grows (about a minute)
 	@.ci/deps bench-l7
 	@go build -o bin/benchl7 ./testenv/benchl7
 	@exec bin/benchl7 -plan check -out ""

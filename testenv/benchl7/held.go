@@ -26,8 +26,8 @@ type held struct {
 	clients, served int   // how many there were, and how many fared as they should
 }
 
-// bound is how much more memory any of these may take, in bytes: 25 KiB for each of 10,000 connections.
-const bound = 250 << 20
+// bound is how much more memory the clients may take, in bytes: 25 KiB each, and 25 MiB for what all share.
+func (h held) bound() int64 { return int64(h.clients)*(25<<10) + 25<<20 }
 
 // measureHeld lets clients hold connections, send and get large bodies, and be slow, one kind after the other.
 func (s *session) measureHeld(ctx context.Context, r *report, p plan) error {
@@ -49,7 +49,7 @@ func (s *session) measureHeld(ctx context.Context, r *report, p plan) error {
 		if err != nil {
 			return err
 		}
-		one, err := hold(ctx, up, h.clients, h.serve)
+		one, err := hold(ctx, up, h.clients, time.Duration(h.clients)*time.Millisecond+p.hold, h.serve)
 		up.stop()
 		if err != nil {
 			return fmt.Errorf("%s: %w", h.what, err)
@@ -67,7 +67,7 @@ func (h held) line() string {
 
 // hold runs the clients, all at once, and reads the proxy's memory all the while. Those that wait to be released are
 // when nobody else has begun for a second.
-func hold(ctx context.Context, up *running, clients int, serve func(string, int, <-chan struct{}) error) (held, error) {
+func hold(ctx context.Context, up *running, clients int, long time.Duration, serve func(string, int, <-chan struct{}) error) (held, error) {
 	h := held{clients: clients}
 	var err error
 	if h.before, err = resident(up.pid); err != nil {
@@ -94,7 +94,7 @@ func hold(ctx context.Context, up *running, clients int, serve func(string, int,
 		})
 	}
 	go func() { wg.Wait(); close(ended) }()
-	until := time.After(time.Duration(clients)*time.Millisecond + 15*time.Second)
+	until := time.After(long)
 	for {
 		now, err := resident(up.pid)
 		if err != nil {

@@ -67,16 +67,24 @@ type options struct{ plan, out, only string }
 type plan struct {
 	rounds  int
 	each    time.Duration
-	clients int  // divides how many hold something of the proxy
-	check   bool // fail below a floor
+	clients int           // divides how many hold something of the proxy
+	hold    time.Duration // and how long, once all have begun
+	check   bool          // fail below a floor
 }
 
 func plans() map[string]plan {
 	return map[string]plan{
-		"full":  {rounds: 5, each: 2 * time.Second, clients: 1},
-		"quick": {rounds: 3, each: 2 * time.Second, clients: 10},
-		"check": {rounds: 3, each: 2 * time.Second, clients: 10, check: true},
+		"full":  {rounds: 5, each: 2 * time.Second, clients: 1, hold: 15 * time.Second},
+		"quick": {rounds: 3, each: 2 * time.Second, clients: 10, hold: 15 * time.Second},
+		"check": {rounds: 3, each: time.Second, clients: 10, hold: 4 * time.Second, check: true},
 	}
+}
+
+// wants reports whether a contender is measured with a workload: in a check those that a floor is about.
+func (p plan) wants(w workload, c contender) bool {
+	return slices.Contains(w.groups, c.group) && (!p.check || slices.ContainsFunc(floors, func(f floor) bool {
+		return f.workload == w.name && (c.name == f.name || c.name == f.over)
+	}))
 }
 
 // session is one run: what contenders need to start.
@@ -121,7 +129,7 @@ func run(ctx context.Context, o options, out io.Writer) error {
 		}
 	}()
 	for _, c := range contenders() {
-		if !strings.Contains(c.group+" "+c.name, o.only) {
+		if !strings.Contains(c.group+" "+c.name, o.only) || !slices.ContainsFunc(workloads(), func(w workload) bool { return p.wants(w, c) }) {
 			continue
 		}
 		up, err := c.start(ctx, s)
@@ -167,7 +175,7 @@ func (s *session) measure(ctx context.Context, r *report, p plan, w workload, al
 	results := make(map[*contest][]result)
 	for round := range p.rounds + 1 { // the first is a warm-up
 		for _, c := range all {
-			if !slices.Contains(w.groups, c.group) {
+			if !p.wants(w, c.contender) {
 				continue
 			}
 			each := p.each
