@@ -9,7 +9,8 @@ import (
 // cookieLine reads one Cookie field as every backend might: pairs end at ; and for some at , or white space, unless for
 // some they are in quotes; names may have white space around them.
 func (w *work) cookieLine(line string) {
-	quotes := strings.IndexByte(line, '"') >= 0 || strings.IndexByte(line, ',') >= 0
+	signs := signsOf(line)
+	quotes := signs&(signQuote|signComma) != 0
 	for start := 0; start < len(line); {
 		end := len(line)
 		if i := strings.IndexByte(line[start:], ';'); i >= 0 {
@@ -23,40 +24,47 @@ func (w *work) cookieLine(line string) {
 		eq := strings.IndexByte(pair, '=')
 		switch {
 		case eq < 0:
-			w.cookieWanted(pair) // for some backends it is there, with an empty value
+			w.cookieWanted(pair, signs) // for some backends it is there, with an empty value
 		case quotes && (strings.IndexByte(pair, '"') >= 0 || strings.IndexByte(pair, ',') >= 0),
-			strings.IndexByte(pair, ' ') >= 0 || strings.IndexByte(pair, '\t') >= 0:
-			w.oddPair(line, start, end)
+			strings.IndexByte(pair, ' ') >= 0, signs&signTab != 0 && strings.IndexByte(pair, '\t') >= 0:
+			w.oddPair(line, start, end, signs)
 		default:
 			// "a=1; b=2" is how every client separates them.
 			lead := 0
 			if start > 0 && line[start] == ' ' {
 				lead = 1
 			}
-			w.cookiePair(pair[:eq], pair[eq+1:], start+lead+len(pair) == end)
+			w.cookiePair(pair[:eq], pair[eq+1:], signs, start+lead+len(pair) == end)
 		}
 		start = end + 1
 	}
 }
 
-// cookiePair reads a pair that has no separators in it; plain: nor around it.
-func (w *work) cookiePair(name, value string, plain bool) {
-	tag, wanted := w.cookieWanted(name)
+// cookiePair reads a pair that has no separators in it; plain: nor around it. signs are those of its line.
+func (w *work) cookiePair(name, value string, signs sign, plain bool) {
+	tag, wanted := w.cookieWanted(name, signs)
 	if !wanted {
 		return
 	}
-	if plain && isPlain(value) {
+	if plain && (signs&(signEscape|signHigh) == 0 && value != "" || isPlain(value)) {
 		w.canonical(key{kind: lists.KindCookie, form: formStrict, name: name, value: value}, w.index.name(name), nameTag(lists.KindCookie, tag))
 		w.session(tag, name, value)
 	}
-	w.cookieValue(tag, value)
+	if signs&signSpelled == 0 {
+		w.readingAsIs(lists.KindCookie, tag, value)
+	} else {
+		w.cookieValue(tag, value)
+	}
 	w.done()
 }
 
 // cookieWanted folds the name into w.folded and reports whether a cookie of that name is of interest; if so, it counts
-// as there.
-func (w *work) cookieWanted(name string) (tag uint64, wanted bool) {
-	w.folded = w.speller.foldEncoded(w.folded[:0], name)
+// as there. signs are those of the name or of more.
+func (w *work) cookieWanted(name string, signs sign) (tag uint64, wanted bool) {
+	w.fold(name, signs)
+	if w.trace == nil && !w.gather && !w.cookieNames.may(w.folded) {
+		return 0, false
+	}
 	tag = w.index.name(textOf(w.folded))
 	wanted = w.lists(lists.KindCookie, tag) || w.trace != nil
 	for _, p := range w.plans[:w.apis] {
@@ -82,7 +90,7 @@ func (w *work) cookieValue(tag uint64, v string) {
 }
 
 // oddPair reads line[start:end], which holds no ; but quotes, commas or white space: a pair may begin after any of them.
-func (w *work) oddPair(line string, start, end int) {
+func (w *work) oddPair(line string, start, end int, signs sign) {
 	first := true
 	for eq := start; ; eq++ {
 		i := strings.IndexByte(line[eq:end], '=')
@@ -99,11 +107,11 @@ func (w *work) oddPair(line string, start, end int) {
 			nameStart--
 		}
 		if whole := trimBlanks(line[start:nameEnd]); first && len(whole) > nameEnd-nameStart {
-			w.oddCookie(line, whole, eq+1, end) // names with spaces in them, which PHP takes for _
+			w.oddCookie(line, whole, eq+1, end, signs) // names with spaces in them, which PHP takes for _
 		}
 		first = false
 		if nameStart < nameEnd {
-			w.oddCookie(line, line[nameStart:nameEnd], eq+1, end)
+			w.oddCookie(line, line[nameStart:nameEnd], eq+1, end, signs)
 		}
 		if w.problem.reason != PassUnlisted {
 			return
@@ -112,8 +120,8 @@ func (w *work) oddPair(line string, start, end int) {
 }
 
 // oddCookie reads a cookie whose value begins at start and ends at end, or for some backends before or after it.
-func (w *work) oddCookie(line, name string, start, end int) {
-	tag, wanted := w.cookieWanted(name)
+func (w *work) oddCookie(line, name string, start, end int, signs sign) {
+	tag, wanted := w.cookieWanted(name, signs)
 	if !wanted {
 		return
 	}

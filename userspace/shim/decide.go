@@ -43,6 +43,8 @@ type Shim struct {
 	streams  streams
 	rings    rings
 	counters counters
+	began    time.Time
+	clock    clock
 }
 
 // New returns a shim that knows no lists and no APIs yet: until [Shim.Use] and [Shim.UseAPIs] it refuses everything
@@ -59,7 +61,7 @@ func New(o Options) *Shim {
 		trusted = append(trusted, p)
 	}
 	o.TrustedProxies = trusted
-	s := &Shim{options: o, writer: newWriter()}
+	s := &Shim{options: o, writer: newWriter(), began: time.Now()}
 	s.streams.open = make(map[*stream]struct{})
 	s.rings.changed = make(chan struct{}, 1)
 	if o.Detect != nil {
@@ -96,18 +98,18 @@ func (s *Shim) Run(ctx context.Context) error {
 }
 
 // Decide judges one request. It never blocks, keeps nothing of r but its header and strings, and changes nothing in it.
-func (s *Shim) Decide(r *http.Request) Decision {
-	start := time.Now()
+func (s *Shim) Decide(r *http.Request) (d Decision) {
+	start := time.Since(s.began)
 	w := works.Get().(*work)
 	s.prepare(w, start)
-	q, p := s.read(r)
-	w.refuse(p)
-	d := s.judge(w, &q)
+	q := &d.seen.request // in place: copying it costs more than to look an identifier up
+	w.refuse(s.read(r, q))
+	s.judge(w, q, &d)
 	if s.options.Detect != nil && d.Verdict == Pass {
 		s.detect(r, w, &d)
 	}
+	s.counters.count(w.shard, d.Reason, d.ID.Kind, time.Since(s.began)-start)
 	works.Put(w)
-	s.counters.count(d.Reason, d.ID.Kind, time.Since(start))
 	return d
 }
 
@@ -118,34 +120,60 @@ func (s *Shim) now() time.Time {
 	return time.Now()
 }
 
-// prepare resets w to judge by what is in force.
-func (s *Shim) prepare(w *work, now time.Time) {
+// prepare resets w to judge by what is in force. since is the time since s began.
+func (s *Shim) prepare(w *work, since time.Duration) {
+	var now int64
 	if s.options.Now != nil {
-		now = s.options.Now()
+		now = s.options.Now().Unix()
+	} else {
+		now = s.clock.unix(since)
 	}
-	w.reset(s.index.Load(), s.rules.Load(), now.Unix(), s.options.WhitelistScope == "identifier")
+	w.reset(s.index.Load(), s.rules.Load(), now, s.options.WhitelistScope == "identifier")
 }
 
-// judge reads the request and decides.
-func (s *Shim) judge(w *work, q *request) (d Decision) {
+// clock is time.Now, asked now and then: who has the monotonic time at hand need not read another clock.
+type clock struct{ at, seconds atomic.Int64 }
+
+// unix returns the Unix time of at most 5 ms ago.
+func (c *clock) unix(since time.Duration) int64 {
+	if at := c.at.Load(); at != 0 && since-time.Duration(at) < 5*time.Millisecond {
+		return c.seconds.Load()
+	}
+	now := time.Now().Unix()
+	c.seconds.Store(now)
+	c.at.Store(int64(since))
+	return now
+}
+
+// judge reads the request and decides: it fills d, which is empty but for the request.
+func (s *Shim) judge(w *work, q *request, d *Decision) {
 	d.Client = q.client
 	if w.problem.reason != PassUnlisted {
-		return refused(d, w.problem.reason)
+		d.refuse(w.problem.reason)
+		return
 	}
 	miss, p := w.find(q, w.rules.set)
 	if w.refuse(p); w.problem.reason != PassUnlisted {
-		return refused(d, w.problem.reason)
+		d.refuse(w.problem.reason)
+		return
 	}
 	switch miss {
 	case apis.UnknownHost:
-		return refused(d, UnknownHost)
+		d.refuse(UnknownHost)
+		return
 	case apis.UnknownAPI:
-		return refused(d, UnknownAPI)
+		d.refuse(UnknownAPI)
+		return
 	}
 	d.API = w.found[0]
 	blocking := false
+	w.names, w.cookieNames = fieldNames, w.index.cookieNames
+	w.names.join(&w.index.keyNames)
 	for i, api := range w.found[:w.apis] {
-		w.plans[i] = w.rules.plans[api]
+		p := w.rules.plans[api]
+		w.plans[i] = p
+		w.names.join(&p.names)
+		w.cookieNames.join(&p.names)
 		blocking = blocking || api.EnableBlocking
 	}
 	w.address(q, s.judgesAddress(q))
@@ -153,9 +181,11 @@ func (s *Shim) judge(w *work, q *request) (d Decision) {
 	w.queryString(q.query)
 	w.vouched(q.claims)
 	if w.problem.reason != PassUnlisted {
-		return refused(d, w.problem.reason)
+		d.refuse(w.problem.reason)
+		return
 	}
-	d.seen = seen{request: *q, hasToken: w.hasToken, by: w.index.serial + w.rules.serial, cost: maxWork - w.budget + w.bytes + len(q.query) + len(q.path)}
+	d.seen.hasToken, d.seen.by = w.hasToken, w.index.serial+w.rules.serial
+	d.seen.cost = maxWork - w.budget + w.bytes + len(q.query) + len(q.path)
 	if s.accepted != nil {
 		d.seen.token, d.seen.cookie = w.credentials()
 	}
@@ -171,7 +201,6 @@ func (s *Shim) judge(w *work, q *request) (d Decision) {
 		d.Reason = PassWhitelisted
 		d.named(white)
 	}
-	return d
 }
 
 // judgesAddress reports whether a blacklisted client is blocked here.
@@ -194,9 +223,8 @@ func (d *Decision) named(h hit) {
 	}
 }
 
-func refused(d Decision, reason Reason) Decision {
+func (d *Decision) refuse(reason Reason) {
 	d.Verdict, d.Reason, d.Answer = Refuse, reason, answers[reason]
-	return d
 }
 
 // answers are those of the original, but for 431, which it does not have.

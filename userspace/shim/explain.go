@@ -49,12 +49,12 @@ type Match struct {
 func (s *Shim) Explain(r *http.Request) Explanation {
 	w := new(work)
 	var e Explanation
-	s.prepare(w, time.Now())
+	s.prepare(w, time.Since(s.began))
 	w.trace = &e
-	q, p := s.read(r)
-	w.refuse(p)
+	q := &e.Decision.seen.request
+	w.refuse(s.read(r, q))
 	e.Host = q.host
-	e.Decision = s.judge(w, &q)
+	s.judge(w, q, &e.Decision)
 	if w.problem.why != "" {
 		e.Notes = append(e.Notes, "refused: "+w.problem.why)
 	}

@@ -51,15 +51,19 @@ func (w *work) field(q *request, f *fields, name string, values []string) {
 			return
 		}
 	}
+	w.bytes = f.bytes
 	if f.lines += len(values); f.bytes > MaxHeaderBytes || f.lines > MaxHeaders {
 		w.refuse(tooLarge("the header is too long"))
 		return
 	}
-	var ok bool
-	if w.folded, ok = foldHeader(w.folded[:0], name); !ok {
+	if !isToken(name) {
 		w.refuse(malformed("the name of a header field is no word"))
 		return
 	}
+	if !w.gather && !w.names.mayField(name) {
+		return
+	}
+	w.folded = foldField(w.folded[:0], name)
 	switch string(w.folded) {
 	case "host":
 		if len(values) > 1 || len(values) == 1 && !sameHost(values[0], q.host) {
@@ -79,7 +83,6 @@ func (w *work) field(q *request, f *fields, name string, values []string) {
 	default:
 		w.header(name, values)
 	}
-	w.bytes = f.bytes
 }
 
 // onlyDashes refuses a framing field whose name only some backends recognise.
@@ -89,15 +92,12 @@ func (w *work) onlyDashes(name string) {
 	}
 }
 
-// foldHeader is foldName of a header field's name; ok is false if that is no token.
-func foldHeader(to []byte, name string) (folded []byte, ok bool) {
+// foldField is foldName of a header field's name, which is a token.
+func foldField(to []byte, name string) []byte {
 	for i := 0; i < len(name); i++ {
-		if !tokenBytes[name[i]] {
-			return to, false
-		}
 		to = append(to, folds[name[i]])
 	}
-	return to, name != ""
+	return to
 }
 
 // header reads the identifiers in one field, whose folded name is in w.folded.
@@ -201,6 +201,10 @@ func (w *work) apiKey(tag uint64, v string, decode bool) {
 
 // apiKeyAs looks them up under the name in w.folded alone.
 func (w *work) apiKeyAs(tag uint64, v string, decode bool) {
+	if signsOf(v)&signSpelled == 0 {
+		w.readingAsIs(lists.KindAPIKey, tag, v)
+		return
+	}
 	w.speller.each(v, decode, func(value string, how spelling) { w.reading(lists.KindAPIKey, tag, value, how) })
 }
 
@@ -233,9 +237,11 @@ func (w *work) authorization(line string, alone bool) {
 	w.from("header", "Authorization")
 	line = trimBlanks(line)
 	bearer := false // what has no scheme has that of what came before
+	several := false
 	for rest, more := line, true; more; {
 		var part string
 		part, rest, more = strings.Cut(rest, ",")
+		several = several || more
 		if part = trimBlanks(part); part == "" {
 			continue
 		}
@@ -252,6 +258,9 @@ func (w *work) authorization(line string, alone bool) {
 		w.occurs(groupToken)
 		plain := alone && bearer && (w.strictCounts(lists.KindToken) || w.strictCounts(lists.KindUsername)) && len(part) == len(line) && len(line) == len("Bearer ")+len(token)
 		w.tokenValue(token, bearer, false, plain && isPlain(token))
+	}
+	if !several {
+		return
 	}
 	if scheme, rest := cutWord(line); strings.IndexByte(rest, ',') >= 0 && !strings.EqualFold(scheme, "Basic") {
 		w.speller.each(rest, false, func(value string, how spelling) { w.reading(lists.KindToken, 0, value, how) })
@@ -275,8 +284,13 @@ func (w *work) tokenValue(v string, bearer, decode, plain bool) {
 	if plain {
 		w.canonical(key{kind: lists.KindToken, form: formStrict, value: v}, 0, groupToken)
 	}
-	w.speller.each(v, decode, func(value string, how spelling) { w.reading(lists.KindToken, 0, value, how) })
-	if i := lastBlank(v); i >= 0 { // Bearer Bearer TOKEN
+	signs := signsOf(v)
+	if signs&signSpelled == 0 {
+		w.readingAsIs(lists.KindToken, 0, v)
+	} else {
+		w.speller.each(v, decode, func(value string, how spelling) { w.reading(lists.KindToken, 0, value, how) })
+	}
+	if i := lastBlank(v, signs); i >= 0 { // Bearer Bearer TOKEN
 		w.speller.each(v[i+1:], decode, func(value string, how spelling) { w.reading(lists.KindToken, 0, value, how) })
 	}
 	w.done()

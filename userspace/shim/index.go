@@ -15,11 +15,13 @@ import (
 type index struct {
 	*secret
 	settings lists.Settings
-	values   *table                  // what is listed, by every key that it may be met under
-	names    *table                  // the folded names of listed cookies and API keys, so that others need no look
-	prefixes *bart.Table[prefixMeta] // addresses that are no host; nil: none
-	count    tally
-	serial   uint64 // grows from index to index
+	values   *table // what is listed, by every key that it may be met under
+	names    *table // the folded names of listed cookies and API keys, so that others need no look
+	// The same names again, each in the set of its kind, and some that are listed no more.
+	cookieNames, keyNames names
+	prefixes              *bart.Table[prefixMeta] // addresses that are no host; nil: none
+	count                 tally
+	serial                uint64 // grows from index to index
 }
 
 // touched is what a change of lists may have blocked: streams that nothing of it names need no new judgement.
@@ -94,18 +96,22 @@ func (w *writer) next(old *index, snap *lists.Snapshot, changes []lists.Change, 
 type builder struct {
 	*writer
 	values, named *editor
-	prefixes      *bart.Table[prefixMeta]
-	fresh         bool // nobody else has prefixes
-	count         tally
-	speller       speller
-	summer        summer
-	buf           []byte
-	made          []fingerprint // of the entry that is being worked on
-	touched       touched
+
+	cookieNames, keyNames names
+
+	prefixes *bart.Table[prefixMeta]
+	fresh    bool // nobody else has prefixes
+	count    tally
+	speller  speller
+	summer   summer
+	buf      []byte
+	made     []fingerprint // of the entry that is being worked on
+	touched  touched
 }
 
 func (w *writer) edit(old *index) *builder {
-	b := &builder{writer: w, values: old.values.edit(), named: old.names.edit(), prefixes: old.prefixes, count: old.count}
+	b := &builder{writer: w, values: old.values.edit(), named: old.names.edit(), prefixes: old.prefixes, count: old.count,
+		cookieNames: old.cookieNames, keyNames: old.keyNames}
 	if b.prefixes == nil {
 		b.prefixes = new(bart.Table[prefixMeta])
 	}
@@ -114,7 +120,8 @@ func (w *writer) edit(old *index) *builder {
 
 func (b *builder) index(snap *lists.Snapshot) *index {
 	b.writer.serial++
-	ix := &index{serial: b.writer.serial, secret: b.secret, settings: snap.Settings(), values: &b.values.table, names: &b.named.table, count: b.count}
+	ix := &index{serial: b.writer.serial, secret: b.secret, settings: snap.Settings(), values: &b.values.table, names: &b.named.table,
+		count: b.count, cookieNames: b.cookieNames, keyNames: b.keyNames}
 	if b.count.prefixes != (tally{}).prefixes {
 		ix.prefixes = b.prefixes
 	}
@@ -154,6 +161,11 @@ func (b *builder) add(e lists.Entry) {
 		if b.writer.names[tag]++; b.writer.names[tag] == 1 {
 			b.named.add(slot{fingerprint{tag: tag}, 1})
 			b.touch(tag, true) // of those who bear it nobody knows what else was read
+			if e.ID.Kind == lists.KindCookie {
+				b.cookieNames.add(b.buf)
+			} else {
+				b.keyNames.add(b.buf)
+			}
 		}
 	}
 }
@@ -209,7 +221,7 @@ func (b *builder) modify(p netip.Prefix, f func(v prefixMeta, ok bool) (prefixMe
 	b.prefixes = b.prefixes.ModifyPersist(p, f)
 }
 
-// nameOf is what index.lists looks for.
+// nameOf is what index.lists looks for. It leaves the folded name in b.buf.
 func (b *builder) nameOf(id lists.ID) uint64 {
 	b.buf = b.speller.foldEncoded(b.buf[:0], id.Name)
 	return nameTag(id.Kind, b.secret.name(textOf(b.buf)))

@@ -8,13 +8,15 @@ import (
 
 // queryString reads a query as every backend might: parameters end at & and for some at ;.
 func (w *work) queryString(q string) {
+	signs := signsOf(q)
 	for more := q != ""; more; {
 		var piece string
 		piece, q, more = strings.Cut(q, "&")
-		w.parameter(piece, strings.IndexByte(piece, ';') < 0)
-		if strings.IndexByte(piece, ';') >= 0 {
+		odd := signs&signSemicolon != 0 && strings.IndexByte(piece, ';') >= 0
+		w.parameter(piece, signs, !odd)
+		if odd {
 			for part := range strings.SplitSeq(piece, ";") {
-				w.parameter(part, false)
+				w.parameter(part, signs, false)
 			}
 		}
 		if w.problem.reason != PassUnlisted {
@@ -23,8 +25,8 @@ func (w *work) queryString(q string) {
 	}
 }
 
-// parameter reads one pair; plain: every backend finds it there.
-func (w *work) parameter(pair string, plain bool) {
+// parameter reads one pair; plain: every backend finds it there. signs are those of the query.
+func (w *work) parameter(pair string, signs sign, plain bool) {
 	if w.parameters++; w.parameters > MaxParameters {
 		w.refuse(tooLarge("too many query parameters"))
 		return
@@ -33,7 +35,9 @@ func (w *work) parameter(pair string, plain bool) {
 	if name == "" {
 		return
 	}
-	w.folded = w.speller.foldEncoded(w.folded[:0], name)
+	if w.fold(name, signs); !w.gather && !w.names.may(w.folded) {
+		return
+	}
 	tag := w.index.name(textOf(w.folded))
 	if string(w.folded) == "access-token" {
 		plain = plain && isUnreserved(value)
@@ -49,7 +53,7 @@ func (w *work) parameter(pair string, plain bool) {
 			w.canonical(key{kind: lists.KindAPIKey, form: formStrict, name: name, value: value}, w.index.name(name), group)
 		}
 		w.apiKey(tag, value, true)
-		if strings.IndexByte(value, ',') >= 0 {
+		if signs&signComma != 0 && strings.IndexByte(value, ',') >= 0 {
 			for part := range strings.SplitSeq(value, ",") {
 				w.apiKey(tag, part, true)
 			}

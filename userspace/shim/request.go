@@ -47,7 +47,7 @@ func malformed(why string) problem { return problem{Malformed, why} }
 func tooLarge(why string) problem  { return problem{TooLarge, why} }
 
 // read takes from r what is judged. Header fields are checked while they are read (work.headers).
-func (s *Shim) read(r *http.Request) (q request, p problem) {
+func (s *Shim) read(r *http.Request, q *request) problem {
 	q.header = r.Header
 	trusted := s.options.TrustedProxies
 	if s.index.Load().settings.XFFIgnored {
@@ -56,7 +56,7 @@ func (s *Shim) read(r *http.Request) (q request, p problem) {
 	q.client, q.clientText, q.direct = clientAddr(r.RemoteAddr, r.Header, trusted)
 	q.claims = ClaimsOf(r.Context())
 	if r.URL == nil || r.URL.Opaque != "" || r.URL.User != nil {
-		return q, malformed("the request target is no path")
+		return malformed("the request target is no path")
 	}
 	q.host, q.path, q.rawPath, q.query = r.Host, r.URL.Path, r.URL.RawPath, r.URL.RawQuery
 	if q.path == "" {
@@ -64,25 +64,25 @@ func (s *Shim) read(r *http.Request) (q request, p problem) {
 	}
 	switch {
 	case r.Method == http.MethodConnect:
-		return q, malformed("CONNECT")
+		return malformed("CONNECT")
 	case !isMethod(r.Method):
-		return q, malformed("the method is no word")
+		return malformed("the method is no word")
 	case len(q.path) > MaxPathBytes || len(q.rawPath) > MaxPathBytes:
-		return q, tooLarge("the path is too long")
+		return tooLarge("the path is too long")
 	case len(q.query) > MaxQueryBytes:
-		return q, tooLarge("the query is too long")
+		return tooLarge("the query is too long")
 	case q.path[0] != '/' && !(q.path == "*" && r.Method == http.MethodOptions):
-		return q, malformed("the path does not begin with /")
+		return malformed("the path does not begin with /")
 	case strings.IndexByte(q.path, 0) >= 0:
-		return q, malformed("NUL in the path")
+		return malformed("NUL in the path")
 	case hasControl(q.rawPath) || hasControl(q.query):
-		return q, malformed("control characters in the request target")
+		return malformed("control characters in the request target")
 	}
 	if p := q.readHost(r); p.reason != PassUnlisted {
-		return q, p
+		return p
 	}
 	q.coded = len(r.TransferEncoding) > 0
-	return q, framing(r)
+	return framing(r)
 }
 
 // readHost finds the host that the request is for.
@@ -142,13 +142,15 @@ var tokenBytes = func() (t [256]bool) {
 	return t
 }()
 
-func isMethod(s string) bool {
+func isMethod(s string) bool { return len(s) <= 64 && isToken(s) }
+
+func isToken(s string) bool {
 	for i := 0; i < len(s); i++ {
 		if !tokenBytes[s[i]] {
 			return false
 		}
 	}
-	return s != "" && len(s) <= 64
+	return s != ""
 }
 
 // hasControl reports whether s holds a control character other than a tab, or DEL.
@@ -174,30 +176,59 @@ func anyControl(s string) bool {
 	return false
 }
 
+// hostByte tells what a byte is to a host.
+type hostByte uint8
+
+const (
+	hostUpper hostByte = 1 << iota // a letter in upper case
+	hostOdd                        // [ ] : or %, which IPv6 addresses in brackets have
+	hostNever
+)
+
+var hostBytes = func() (t [256]hostByte) {
+	for i := range t {
+		switch c := byte(i); {
+		case c >= 'A' && c <= 'Z':
+			t[i] = hostUpper
+		case c >= 'a' && c <= 'z', c >= '0' && c <= '9', c == '-', c == '.', c == '_', c >= 0x80:
+		case c == '[' || c == ']' || c == ':' || c == '%':
+			t[i] = hostOdd
+		default:
+			t[i] = hostNever
+		}
+	}
+	return t
+}()
+
 // cleanHost returns a host as APIs are looked up: lower case, without port and final dot.
 func cleanHost(s string) (string, bool) {
 	if s == "" {
 		return "", true
 	}
-	if colon := strings.LastIndexByte(s, ':'); colon >= 0 && colon > strings.LastIndexByte(s, ']') {
-		if colon+1 < len(s) && !isPort(s[colon:]) {
+	var all hostByte
+	for i := 0; i < len(s); i++ {
+		all |= hostBytes[s[i]]
+	}
+	if all&hostOdd != 0 {
+		if colon := strings.LastIndexByte(s, ':'); colon >= 0 && colon > strings.LastIndexByte(s, ']') {
+			if colon+1 < len(s) && !isPort(s[colon:]) {
+				return "", false
+			}
+			s = s[:colon]
+		}
+		all = 0
+		for i := 0; i < len(s); i++ {
+			all |= hostBytes[s[i]]
+		}
+		if all&hostOdd != 0 && s[0] != '[' {
 			return "", false
 		}
-		s = s[:colon]
+	}
+	if all&hostNever != 0 {
+		return "", false
 	}
 	s = strings.TrimSuffix(s, ".")
-	upper := false
-	for i := 0; i < len(s); i++ {
-		switch c := s[i]; {
-		case c >= 'A' && c <= 'Z':
-			upper = true
-		case c >= 'a' && c <= 'z', c >= '0' && c <= '9', c == '-', c == '.', c == '_', c >= 0x80:
-		case s[0] == '[' && (c == '[' || c == ']' || c == ':' || c == '%'):
-		default:
-			return "", false
-		}
-	}
-	if upper {
+	if all&hostUpper != 0 {
 		s = strings.ToLower(s)
 	}
 	return s, s != ""

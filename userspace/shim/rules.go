@@ -22,6 +22,7 @@ type plan struct {
 	headerName, queryName         string // folded
 	username, jwtHeader, jwtQuery uint64
 	jwtBearer                     bool
+	names                         names    // all of them
 	keys                          *keyring // nil: no token verifies
 }
 
@@ -31,15 +32,16 @@ func (s *Shim) newRules(set *apis.Set) *rules {
 	s.rings.serial++
 	r := &rules{serial: s.rings.serial, set: set, plans: make(map[*apis.API]*plan)}
 	var sp speller
-	hash := func(name string) (uint64, string) {
-		if name == "" {
-			return 0, ""
-		}
-		folded := string(sp.foldEncoded(nil, name))
-		return s.writer.name(folded), folded
-	}
 	for api := range set.All() {
 		p := &plan{api: api, keys: s.rings.ring(api.JWT)}
+		hash := func(name string) (uint64, string) {
+			if name == "" {
+				return 0, ""
+			}
+			folded := sp.foldEncoded(nil, name)
+			p.names.add(folded)
+			return s.writer.name(string(folded)), string(folded)
+		}
 		p.cookie, _ = hash(api.Cookie)
 		p.header, p.headerName = hash(api.APIKeyHeader)
 		p.query, p.queryName = hash(api.APIKeyQuery)

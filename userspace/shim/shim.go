@@ -107,18 +107,18 @@ func (s *Shim) Trailers(d Decision, trailers http.Header) Decision {
 	if d.Verdict != Pass || len(trailers) == 0 || d.Reason == PassWhitelisted && s.options.WhitelistScope != "identifier" {
 		return d
 	}
-	start := time.Now()
+	start := time.Since(s.began)
 	w := works.Get().(*work)
 	defer works.Put(w)
 	s.prepare(w, start)
 	w.late = true
 	q := d.seen.request
 	q.header, q.query, q.claims = trailers, "", Claims{}
-	late := s.judge(w, &q)
-	if late.Verdict == Pass {
+	var late Decision
+	if s.judge(w, &q, &late); late.Verdict == Pass {
 		return d
 	}
-	s.counters.count(late.Reason, late.ID.Kind, time.Since(start))
+	s.counters.count(w.shard, late.Reason, late.ID.Kind, time.Since(s.began)-start)
 	return late
 }
 

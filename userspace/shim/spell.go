@@ -33,8 +33,9 @@ type speller struct{ a, b, c []byte }
 // each calls f with every value that some backend makes of raw, the first being raw itself, none of them empty; again
 // the same one at times. decode: backends undo percent-encoding where it was found.
 func (p *speller) each(raw string, decode bool, f func(value string, how spelling)) {
-	quoted := strings.IndexByte(raw, '"') >= 0 || strings.IndexByte(raw, '\\') >= 0
-	if !quoted && (!decode || !encoded(raw)) && ascii(raw) {
+	signs := signsOf(raw)
+	quoted := signs&(signQuote|signEscape) != 0
+	if !quoted && signs&signHigh == 0 && (!decode || signs&signCode == 0) {
 		if raw != "" {
 			f(raw, asIs)
 		}
@@ -111,12 +112,44 @@ func indexBlank(s string) int {
 	return space
 }
 
-// lastBlank returns where the last space or tab is, -1 if there is none.
-func lastBlank(s string) int {
-	if indexBlank(s) < 0 {
+// lastBlank returns where the last space or tab is, -1 if there is none. signs are those of s.
+func lastBlank(s string, signs sign) int {
+	if signs&(signSpace|signTab) == 0 {
 		return -1
 	}
 	return max(strings.LastIndexByte(s, ' '), strings.LastIndexByte(s, '\t'))
+}
+
+// sign tells what is in a text.
+type sign uint8
+
+const (
+	signQuote  sign = 1 << iota // "
+	signEscape                  // a backslash
+	signCode                    // % or +
+	signHigh                    // what is not ASCII
+	signComma
+	signSemicolon
+	signTab
+	signSpace
+	// signSpelled: a value with one of these has several spellings, others have one ([speller.each]).
+	signSpelled = signQuote | signEscape | signCode | signHigh
+)
+
+var signs = func() (t [256]sign) {
+	for i := 0x80; i < len(t); i++ {
+		t[i] = signHigh
+	}
+	t['"'], t['\\'], t['%'], t['+'], t[','], t[';'], t['\t'], t[' '] = signQuote, signEscape, signCode, signCode, signComma, signSemicolon, signTab, signSpace
+	return t
+}()
+
+// signsOf looks once at what would else be searched for sign by sign.
+func signsOf(s string) (all sign) {
+	for i := 0; i < len(s); i++ {
+		all |= signs[s[i]]
+	}
+	return all
 }
 
 func encoded(s string) bool { return strings.IndexByte(s, '%') >= 0 || strings.IndexByte(s, '+') >= 0 }

@@ -166,9 +166,10 @@ func (s *Shim) sweep(all []*stream) int {
 		if st.due = false; !s.streams.held(st) {
 			continue
 		}
-		s.prepare(w, time.Now())
+		s.prepare(w, time.Since(s.began))
 		w.gather = true
-		d := s.judge(w, &st.request)
+		var d Decision
+		s.judge(w, &st.request, &d)
 		if st.may = nil; d.Verdict != Refuse { // else not all of it was read
 			st.may = newFilter(w.tags)
 		}

@@ -3,6 +3,7 @@ package shim
 import (
 	"fmt"
 	"math/rand/v2"
+	"net/http"
 	"slices"
 	"strings"
 	"sync"
@@ -69,8 +70,9 @@ func TestChangesFindTheirStreams(t *testing.T) {
 			named += len(due)
 			for _, st := range held {
 				w := new(work)
-				s.prepare(w, time.Now())
-				if d := s.judge(w, &st.request); d.Verdict == Block {
+				s.prepare(w, time.Since(s.began))
+				var d Decision
+				if s.judge(w, &st.request, &d); d.Verdict == Block {
 					if blocked++; !st.due {
 						t.Fatalf("round %d: %v is blocked by %v, and not looked at for %+v", round, st.request.header, d.ID, changes)
 					}
@@ -82,6 +84,37 @@ func TestChangesFindTheirStreams(t *testing.T) {
 		if blocked < 100 || named > 300*len(all)/3 {
 			t.Errorf("%d blocked, %d looked at: the changes test little", blocked, named)
 		}
+	}
+}
+
+// TestNewNamesFindTheirStreams: what is listed under a name that meant nothing when a stream was last judged ends it.
+func TestNewNamesFindTheirStreams(t *testing.T) {
+	for name, r := range map[string]struct {
+		request *http.Request
+		entry   lists.Entry
+	}{
+		"cookie": {get("/", "Cookie: a=1; Wanted%5FLater=x"), black(lists.KindCookie, "wanted_later", "x")},
+		"header": {get("/", "Wanted-Later: x"), black(lists.KindAPIKey, "wanted_later", "x")},
+		"query":  {get("/?a=1&wanted-later=x"), black(lists.KindAPIKey, "Wanted_Later", "x")},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := New(l7)
+			s.UseAPIs(apis.NewSet(root()))
+			snap := snapshot(t, black(lists.KindCookie, "other", "y"))
+			s.Use(snap, nil, true)
+			st := &stream{request: s.Decide(r.request).seen.request}
+			s.streams.open[st] = struct{}{}
+			s.sweep(s.streams.appendDue(nil, false))
+			b := lists.NewBuilder(snap)
+			b.Put(r.entry)
+			s.Use(b.Snapshot(2), []lists.Change{{After: &r.entry}}, false)
+			if due := s.streams.appendDue(nil, false); !slices.Contains(due, st) {
+				t.Error("the stream is not looked at")
+			}
+			if d := s.Decide(r.request); d.Verdict != Block {
+				t.Errorf("%v: the entry names no such request", d.Reason)
+			}
+		})
 	}
 }
 

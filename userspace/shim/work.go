@@ -3,6 +3,7 @@ package shim
 import (
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/portcullis/portcullis/lists"
 	"github.com/portcullis/portcullis/userspace/apis"
@@ -19,11 +20,14 @@ type work struct {
 	gather bool         // tags is filled, and everything looked up, whether or not anything of its kind is listed
 	tags   []uint64     // of all that was looked up, and of names under which nothing is listed
 	bytes  int          // of the header
+	shard  uint8        // of the counters: a work stays with its processor, mostly
 	shim   *Shim        // while detectors look
 
 	found [maxAPIs]*apis.API
 	plans [maxAPIs]*plan
 	apis  int
+	// The folded names of fields, query parameters and cookies that may be of interest.
+	names, cookieNames names
 
 	problem problem
 	budget  int // bytes of readings that may still be looked at
@@ -72,7 +76,10 @@ type occurrences struct {
 	n     int
 }
 
-var works = sync.Pool{New: func() any { return new(work) }}
+var (
+	works  = sync.Pool{New: func() any { return &work{shard: uint8(worked.Add(1))} }}
+	worked atomic.Uint32 // how many were made
+)
 
 // reset makes w ready for a request. It keeps buffers, and no string of the request before.
 func (w *work) reset(ix *index, rl *rules, now int64, single bool) {
@@ -80,7 +87,7 @@ func (w *work) reset(ix *index, rl *rules, now int64, single bool) {
 	*w = work{
 		index: ix, rules: rl, now: now, single: single, budget: maxWork, current: -1,
 		summer: w.summer, speller: w.speller, buf: w.buf, folded: w.folded, payload: w.payload, claim: w.claim,
-		strict: w.strict[:0], counts: w.counts[:0], tags: w.tags[:0],
+		strict: w.strict[:0], counts: w.counts[:0], tags: w.tags[:0], shard: w.shard,
 	}
 	// One odd request must not leave its memory behind in every pooled work.
 	for _, b := range []*[]byte{&w.buf, &w.folded, &w.payload, &w.claim, &w.speller.a, &w.speller.b, &w.speller.c} {
@@ -192,6 +199,22 @@ func (w *work) reading(kind lists.Kind, name uint64, value string, how spelling)
 	if w.trace != nil {
 		w.note(Identifier{ID: lists.ID{Kind: kind, Name: w.idName(kind), Value: strings.Clone(value)}, Spelling: how.String(), Matches: matches})
 	}
+}
+
+// readingAsIs is reading for a value that has one spelling.
+func (w *work) readingAsIs(kind lists.Kind, name uint64, value string) {
+	if value != "" {
+		w.reading(kind, name, value, asIs)
+	}
+}
+
+// fold puts a name that may be percent-encoded into w.folded. signs are those of the name or of more.
+func (w *work) fold(name string, signs sign) {
+	if signs&signCode == 0 {
+		w.folded = foldName(w.folded[:0], name)
+		return
+	}
+	w.folded = w.speller.foldEncoded(w.folded[:0], name)
 }
 
 func (w *work) nameOf(kind lists.Kind) string {
