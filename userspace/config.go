@@ -62,6 +62,8 @@ type Config struct {
 
 	// Progress, if set, is told how far the start is: what is being done, and of how many entries (0: not known) it is done.
 	Progress func(what string, done, total int) `toml:"-"`
+	// Restart, if set, keeps the proxy's sockets open beyond the end of [Run].
+	Restart *Restart `toml:"-"`
 
 	// Level, if set, follows the log_level command.
 	Level *slog.LevelVar `toml:"-"`

@@ -154,6 +154,9 @@ func (c ProxyConfig) open(ctx context.Context, n *node) (*opened, error) {
 		return nil, err
 	}
 	p, err := proxy.New(o)
+	if err == nil && n.config.Restart != nil {
+		n.config.Restart.kept, err = listeners.Keep()
+	}
 	if err != nil {
 		listeners.Close()
 		return nil, err

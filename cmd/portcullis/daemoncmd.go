@@ -38,11 +38,22 @@ func runServe(c *call) error {
 	conf.Progress = out.progress
 	ctx, stop := signal.NotifyContext(c.ctx, syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
+	var again restart
+	conf.Restart = &again.Restart
+	again.listen()
 	context.AfterFunc(ctx, func() {
 		stop() // a second signal ends us at once
-		notify(c.err, daemon.SdNotifyStopping)
+		if !again.wanted.Load() {
+			notify(c.err, daemon.SdNotifyStopping)
+		}
 	})
-	err = userspace.Run(ctx, conf, buildVersion(), log, out.ready)
+	err = userspace.Run(ctx, conf, buildVersion(), log, func() {
+		out.ready()
+		go again.await(ctx, stop, log, c.config)
+	})
+	if err == nil && again.wanted.Load() {
+		return again.exec()
+	}
 	if errors.Is(err, userspace.ErrConfig) && !c.cli.IsSet("config") && len(conf.Interfaces) == 0 {
 		return &usageError{err.Error(), "no configuration was read: give --config " + defaultConfigFile + ", as the systemd unit does"}
 	}

@@ -443,7 +443,7 @@ func daemonCommands() []*command {
 	return []*command{
 		{name: "serve", group: groupDaemon, flags: serveFlags, run: runServe,
 			short: "Run the daemon in the foreground",
-			long: []string{"Ends on SIGTERM and SIGINT. Ending is not detaching: the kernel goes on enforcing the lists. " +
+			long: []string{"Ends on SIGTERM and SIGINT; SIGUSR2 restarts it in its process. Ending is not detaching: the kernel goes on enforcing the lists. " +
 				"Flags win over the environment, the environment over the file, the file over the defaults."}},
 		{name: "detach", group: groupDaemon, flags: rescueFlags, run: runDetach,
 			args:  []arg{{name: "IF", optional: true, repeat: true, help: "a network interface; none: all"}},

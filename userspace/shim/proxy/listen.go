@@ -11,13 +11,20 @@ import (
 
 // Listen opens the addresses (HOST:PORT, "": none) or, where systemd has opened them for us (a socket unit with the same
 // ports), takes those over: systemd keeps such a socket while the daemon restarts, so that clients wait instead of being
-// refused. Sockets of systemd for other ports are an error. Call it once a process.
+// refused. Sockets of systemd for other ports are an error. The same with sockets that the process before this one has
+// left ([Kept]); those for other addresses are closed. Call it once a process.
 func Listen(ctx context.Context, plain, overTLS string) (Listeners, error) {
 	var l Listeners
+	kept, err := takeKept(plain, overTLS)
+	if err != nil {
+		return l, err
+	}
 	inherited, err := activation.Listeners()
 	if err != nil {
+		Listeners{Plain: kept}.Close()
 		return l, fmt.Errorf("take over systemd's sockets: %w", err)
 	}
+	inherited = append(kept, inherited...)
 	if l.Plain, inherited, err = open(ctx, plain, inherited); err == nil {
 		l.TLS, inherited, err = open(ctx, overTLS, inherited)
 	}

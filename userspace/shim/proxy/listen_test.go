@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"bufio"
 	"context"
 	"fmt"
 	"io"
@@ -29,6 +30,53 @@ func TestListenChild(t *testing.T) {
 	if err == nil {
 		_, _ = io.WriteString(c, "from the child")
 		c.Close()
+	}
+}
+
+// TestKept: of what the process before has left, the socket at the configured address is taken over, and others closed.
+func TestKept(t *testing.T) {
+	kept, other := listen(t), listen(t)
+	files, err := Listeners{Plain: []net.Listener{kept}, TLS: []net.Listener{other}}.Keep()
+	if err != nil || len(files) != 2 {
+		t.Fatal(files, err)
+	}
+	kept.Close()
+	other.Close()
+	child := func(numbers string) *exec.Cmd {
+		cmd := exec.Command(os.Args[0], "-test.run", "^TestListenChild$")
+		cmd.Env = append(os.Environ(), "LISTEN_CHILD="+kept.Addr().String(), keptEnv+"="+numbers)
+		cmd.ExtraFiles = files
+		return cmd
+	}
+	said, err := child("3,x").CombinedOutput()
+	if want := `child: take over the sockets "3,x": "x" is no descriptor`; err != nil || !strings.Contains(string(said), want) {
+		t.Errorf("the child says %q, %v, want %q", said, err, want)
+	}
+
+	cmd := child("3,4")
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	files.Close()
+	in := bufio.NewReader(out)
+	line, err := in.ReadString('\n')
+	if want := "child: listens at " + kept.Addr().String() + "\n"; line != want {
+		t.Errorf("the child says %q, %v, want %q", line, err, want)
+	}
+	if c, err := net.Dial("tcp", other.Addr().String()); err == nil {
+		c.Close()
+		t.Error("a socket for another address is still open")
+	}
+	if got, err := io.ReadAll(dialRaw(t, kept.Addr().String())); err != nil || string(got) != "from the child" {
+		t.Errorf("got %q, %v", got, err)
+	}
+	_, _ = io.Copy(io.Discard, in)
+	if err := cmd.Wait(); err != nil {
+		t.Error(err)
 	}
 }
 
