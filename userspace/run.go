@@ -20,7 +20,7 @@ import (
 	"github.com/portcullis/portcullis/userspace/control"
 )
 
-// ErrUnprotected: not one of the interfaces could be attached, so that there is nothing to run for.
+// ErrUnprotected: the interfaces are there and not one could be attached, so that there is nothing to run for.
 var ErrUnprotected = errors.New("no interface could be protected")
 
 // Run is the daemon: it opens store and loader, attaches, enforces, and serves the control API until ctx ends.
@@ -247,19 +247,22 @@ func (n *node) followSettings(s *lists.Snapshot) {
 	}
 }
 
-// attachAll protects every interface that can be; it fails only if none can.
+// attachAll protects every interface that can be. It fails only if none can and none is still to come, as a VLAN, WireGuard
+// or PPP device may be: that is attached when it appears, and until then lists are kept and the rest is served.
 func (n *node) attachAll(ld *loader.Loader) error {
 	var all []loader.Attachment
 	var failed []error
+	missing := false
 	for _, name := range n.config.Interfaces {
 		a, err := ld.Attach(name)
 		if a.Interface, a.Err = name, err; !protected(a) {
 			failed = append(failed, err)
+			missing = missing || errors.Is(err, loader.ErrNoInterface)
 		}
 		all = append(all, a)
 	}
 	n.interfaces.Store(&all)
-	if len(failed) == len(all) {
+	if len(failed) == len(all) && !missing {
 		return fmt.Errorf("%w: %w", ErrUnprotected, errors.Join(failed...))
 	}
 	for _, a := range all {

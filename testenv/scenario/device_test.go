@@ -37,8 +37,14 @@ func (r *rig) deviceFrame(text string, size int) testenv.Frame {
 // judged fails unless all free frames of that size come through to an interface now, and no listed one does.
 func (r *rig) judged(n *testenv.Namespace, iface string, size int) {
 	r.t.Helper()
+	r.judgedFrom(r.Internet.Namespace, "uplink0", n, iface, size)
+}
+
+// judgedFrom is judged with frames that are sent into another interface.
+func (r *rig) judgedFrom(from *testenv.Namespace, peer string, n *testenv.Namespace, iface string, size int) {
+	r.t.Helper()
 	const mark, first = ", now", ", first"
-	out := r.wire(r.Internet.Namespace, "uplink0")
+	out := r.wire(from, peer)
 	in := r.wire(n, iface)
 	defer out.Close()
 	defer in.Close()
