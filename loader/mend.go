@@ -6,10 +6,9 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/cilium/ebpf"
-
-	"github.com/portcullis/portcullis/bpf"
 )
 
 // Pins that somebody removed by hand end enforcement as Detach does, but nobody asked for that. Detach leaves a mark, so
@@ -36,7 +35,7 @@ func (d pinDir) unmarkDetached(iface string) error {
 
 // mendPins puts back the pins of the maps, and their directory, where somebody removed them.
 func (l *Loader) mendPins() error {
-	if l.staged || exists(filepath.Join(l.dir.path, bpf.MapControl)) {
+	if l.staged || !slices.ContainsFunc(mapNames[:], func(name string) bool { return !exists(filepath.Join(l.dir.path, name)) }) {
 		return nil
 	}
 	if !exists(l.dir.path) {

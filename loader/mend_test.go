@@ -6,6 +6,10 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/vishvananda/netlink"
+
+	"github.com/portcullis/portcullis/bpf"
 )
 
 // TestNamesInACircle: interfaces whose names went round have their own pins afterwards, also if the process that renamed
@@ -60,11 +64,39 @@ func TestNamesInACircle(t *testing.T) {
 	expectOwn("two changed places")
 }
 
+// TestKindsChangePlaces: what is told of an interface goes with the device, not with the name.
+func TestKindsChangePlaces(t *testing.T) {
+	dir := pinsFor(t)
+	enterNamespace(t)
+	veth(t, "gw", "client", 1500)
+	openTun(t, "tun7", netlink.TUNTAP_MODE_TUN)
+	l := open(t, Options{PinDir: dir})
+	replace(t, l.Maps(), 1, list)
+	for _, name := range []string{"gw", "tun7"} {
+		_, err := l.Attach(name)
+		must(t, err)
+	}
+	was := l.Reconcile()
+	if was[0].Layer3 || was[0].Mode != ModeNative || !was[1].Layer3 || was[1].Fallback == "" {
+		t.Fatalf("attached as %+v", was)
+	}
+	for _, names := range [][2]string{{"gw", "spare0"}, {"tun7", "gw"}, {"spare0", "tun7"}} {
+		renameLink(t, names[0], names[1])
+	}
+	got := l.Reconcile()
+	got[0].Interface, got[1].Interface = got[1].Interface, got[0].Interface
+	if got[0] != was[1] || got[1] != was[0] {
+		t.Errorf("changed places: %+v, was %+v", got, was)
+	}
+}
+
 // TestPinsRemovedByHand: what somebody removes from the pin directory is there again, and judges, after Reconcile.
 func TestPinsRemovedByHand(t *testing.T) {
 	for what, remove := range map[string]func(dir string) error{
 		"link":     func(dir string) error { return os.Remove(filepath.Join(dir, "link_gw")) },
 		"counters": func(dir string) error { return os.Remove(filepath.Join(dir, "counters_gw")) },
+		"prog":     func(dir string) error { return os.Remove(filepath.Join(dir, "prog_gw")) },
+		"a trie":   func(dir string) error { return os.Remove(filepath.Join(dir, bpf.MapV4A)) },
 		"control":  func(dir string) error { return os.Remove(filepath.Join(dir, "control")) },
 		"all":      os.RemoveAll,
 	} {

@@ -27,14 +27,19 @@ func (l *Loader) Reconcile() []Attachment {
 	if err := l.mendPins(); err != nil {
 		l.o.Logger.Error("maps are not pinned: commands that need no daemon do not find them", "error", err)
 	}
+	known := make(map[int]remembered)
 	for _, r := range l.ifaces {
-		l.reconcile(r)
+		known[r.Index] = *r
+	}
+	for _, r := range l.ifaces {
+		l.reconcile(r, known)
 		out = append(out, r.Attachment)
 	}
 	return out
 }
 
-func (l *Loader) reconcile(r *remembered) {
+// reconcile brings r up to date; known are the interfaces as they were before, by index.
+func (l *Loader) reconcile(r *remembered, known map[int]remembered) {
 	d, err := findDevice(r.Interface)
 	if errors.Is(err, ErrNoInterface) {
 		l.missing(r, err)
@@ -52,8 +57,8 @@ func (l *Loader) reconcile(r *remembered) {
 	if r.resting(d) {
 		return
 	}
-	if pin == r.Interface && r.attached && exists(l.dir.counters(pin)) {
-		r.Index, r.Mode, r.Err = d.index, d.mode, nil
+	if pin == r.Interface && r.attached && exists(l.dir.counters(pin)) && exists(l.dir.prog(pin)) {
+		r.judged(d, known)
 		return
 	}
 	unlock, err := l.dir.lockChanges()
@@ -63,7 +68,9 @@ func (l *Loader) reconcile(r *remembered) {
 	}
 	defer unlock()
 	if pin != "" && pin != r.Interface && r.attached { // renamed back: counters and Detach go by the pin of its name
-		r.Index, r.Mode, r.Err = d.index, d.mode, l.dir.followNames()
+		if r.judged(d, known); r.Err == nil {
+			r.Err = l.dir.followNames()
+		}
 		return
 	}
 	if r.attached && !exists(l.dir.link(r.Interface)) && exists(l.dir.detached(r.Interface)) {
@@ -75,6 +82,19 @@ func (l *Loader) reconcile(r *remembered) {
 	}
 	l.o.Logger.Info("interface appeared or changed, attaching", "interface", r.Interface, "index", d.index)
 	l.attach(r)
+}
+
+// judged notes that the device's packets are judged. Where names went round, what is known of the device comes along.
+func (r *remembered) judged(d device, known map[int]remembered) {
+	was, same := known[d.index], r.Index == d.index
+	r.Index, r.Mode, r.Err = d.index, d.mode, nil
+	if same || was.Interface == "" {
+		return
+	}
+	r.Frags, r.Layer3, r.Fallback, r.Adopted = was.Frags, was.Layer3, was.Fallback, was.Adopted
+	if was.Mode != "" && was.failed.index == d.index { // it is judged, but in another mode than the one asked for
+		r.Err, r.failed = was.Err, d
+	}
 }
 
 // missing notes that there is no such interface, and follows it if it was renamed.

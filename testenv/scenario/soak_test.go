@@ -340,7 +340,7 @@ func (s *soak) measure() sizes {
 	var least sizes
 	for i := range 20 {
 		wait(50 * time.Millisecond)
-		now := s.metrics()
+		now := s.sizes()
 		if i == 0 {
 			least = now
 		}
@@ -350,21 +350,14 @@ func (s *soak) measure() sizes {
 	return least
 }
 
-// metrics reads the daemon's.
-func (s *soak) metrics() (z sizes) {
+// sizes reads the daemon's metrics.
+func (s *soak) sizes() (z sizes) {
 	s.t.Helper()
-	conn, err := s.Gateway.Dial("tcp", nil, netip.MustParseAddrPort(metricsAddress), aliveWithin)
-	s.must(err)
-	defer conn.Close()
-	_, err = fmt.Fprintf(conn, "GET /metrics HTTP/1.0\r\nHost: %s\r\n\r\n", metricsAddress)
-	s.must(err)
-	var text bytes.Buffer
-	_, err = text.ReadFrom(conn)
-	s.must(err)
+	text := s.metrics()
 	for name, to := range map[string]*int{
 		"go_goroutines": &z.goroutines, "process_open_fds": &z.descriptors, "process_resident_memory_bytes": &z.memory,
 	} {
-		_, after, _ := strings.Cut(text.String(), "\n"+name+" ")
+		_, after, _ := strings.Cut(text, "\n"+name+" ")
 		var value float64
 		if _, err := fmt.Sscan(after, &value); err != nil || value == 0 {
 			s.t.Fatalf("no %s in the metrics: %v", name, err)
@@ -376,3 +369,17 @@ func (s *soak) metrics() (z sizes) {
 
 // aliveWithin is how long an answer may take on a busy machine.
 const aliveWithin = 10 * time.Second
+
+// metrics reads those of a daemon that shows them at metricsAddress.
+func (r *rig) metrics() string {
+	r.t.Helper()
+	conn, err := r.Gateway.Dial("tcp", nil, netip.MustParseAddrPort(metricsAddress), aliveWithin)
+	r.must(err)
+	defer conn.Close()
+	_, err = fmt.Fprintf(conn, "GET /metrics HTTP/1.0\r\nHost: %s\r\n\r\n", metricsAddress)
+	r.must(err)
+	var text bytes.Buffer
+	_, err = text.ReadFrom(conn)
+	r.must(err)
+	return text.String()
+}
