@@ -17,6 +17,7 @@ import (
 	"github.com/portcullis/portcullis/lists"
 	"github.com/portcullis/portcullis/userspace/control"
 	"github.com/portcullis/portcullis/userspace/shim"
+	"github.com/portcullis/portcullis/userspace/shim/proxy"
 	"github.com/portcullis/portcullis/userspace/shim/sideband"
 )
 
@@ -144,6 +145,11 @@ type runningFront struct {
 func (n *node) startL7(ctx context.Context) error {
 	if n.config.judges() {
 		if err := n.startShim(ctx); err != nil {
+			return err
+		}
+	}
+	if !n.config.Proxy.wanted() {
+		if err := proxy.CloseKept(); err != nil {
 			return err
 		}
 	}

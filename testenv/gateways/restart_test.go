@@ -1,9 +1,12 @@
 package gateways
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"strings"
@@ -71,6 +74,22 @@ func TestRestartRefusesNobody(t *testing.T) {
 	r.write("portcullis.toml", string(good))
 	restart("msg=enforcing")
 	t.Logf("%d requests were answered", answered.Load())
+
+	stop()
+	clients.Wait()
+	r.write("portcullis.toml", string(good[:bytes.Index(good, []byte("[proxy]"))]))
+	if err := r.daemon.cmd.Process.Signal(syscall.SIGUSR2); err != nil {
+		t.Fatal(err)
+	}
+	testenv.Eventually(t, 60*time.Second, "without [proxy] nobody waits where nobody answers", func() error {
+		c, err := net.Dial("tcp", inline)
+		if err == nil {
+			c.Close()
+			return errors.New("somebody listens there")
+		}
+		_, err = r.try("status")
+		return err
+	})
 }
 
 // keptClient asks on a connection that it keeps while it may.

@@ -90,6 +90,13 @@ func takeKept(addresses ...string) (kept []net.Listener, err error) {
 	return kept, nil
 }
 
+// CloseKept closes what the process before this one has left, for one that is to listen nowhere: nobody would answer
+// who waits there.
+func CloseKept() error {
+	_, err := takeKept()
+	return err
+}
+
 func takeOver(number string) (net.Listener, error) {
 	fd, err := strconv.Atoi(number)
 	if err != nil || fd <= 2 {
