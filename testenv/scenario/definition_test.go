@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// TestKilledWhileDefining: kill -9 amid update_api leaves the definition before or the one after, whole; what was answered
-// is there.
+// TestKilledWhileDefining: kill -9 amid the first add_api leaves no definition or a whole one, amid update_api the one
+// before or the one after, whole; what was answered is there.
 func TestKilledWhileDefining(t *testing.T) {
 	r := newRig(t)
 	dir := t.TempDir()
@@ -30,6 +30,31 @@ func TestKilledWhileDefining(t *testing.T) {
 		_, err := r.daemon.Run(command, path)
 		return err
 	}
+	is := func(info string, version int) bool {
+		return strings.Contains(info, fmt.Sprintf(`"v%d"`, version)) && strings.Contains(info, fmt.Sprintf("x%d", version))
+	}
+	healthy := func(what string) {
+		t.Helper()
+		if s, err := r.daemon.Status(); err != nil || len(s.Degraded) != 0 {
+			t.Errorf("%s: degraded %q, %v", what, s.Degraded, err)
+		}
+	}
+	for round := range 3 {
+		answered := make(chan error, 1)
+		go func() { answered <- define("add_api", round) }()
+		<-time.After(time.Duration(20+random.IntN(100)) * time.Millisecond)
+		r.must(r.daemon.Kill())
+		failed := <-answered
+		r.must(r.daemon.Start())
+		info, missing := r.daemon.Run("api_info", "shop")
+		if missing == nil && !is(info, round) || missing != nil && (failed == nil || !strings.Contains(missing.Error(), "not found")) {
+			t.Fatalf("first add %d came to %v, and then there is %.300s, %v", round, failed, info, missing)
+		}
+		healthy(fmt.Sprintf("first add %d", round))
+		if missing == nil {
+			r.cli("delete_api", "shop")
+		}
+	}
 	r.must(define("add_api", 0))
 	const rounds = 4
 	for round := range rounds {
@@ -46,15 +71,10 @@ func TestKilledWhileDefining(t *testing.T) {
 		last := <-answered
 		r.must(r.daemon.Start())
 		info := r.cli("api_info", "shop")
-		is := func(version int) bool {
-			return strings.Contains(info, fmt.Sprintf(`"v%d"`, version)) && strings.Contains(info, fmt.Sprintf("x%d", version))
-		}
-		if !is(last) && !is(last+1) {
+		if !is(info, last) && !is(info, last+1) {
 			t.Fatalf("round %d: %d was answered, and there is %.300s", round, last, info)
 		}
-		if s, err := r.daemon.Status(); err != nil || len(s.Degraded) != 0 {
-			t.Errorf("round %d: degraded %q, %v", round, s.Degraded, err)
-		}
+		healthy(fmt.Sprintf("round %d", round))
 		r.must(define("update_api", 100*(round+1)))
 	}
 }
