@@ -372,3 +372,16 @@ func TestInternalURL(t *testing.T) {
 		c.expect("200 OK", "GET "+want+" 0")
 	}
 }
+
+// TestReasonPhrase: ASE's own examples leave response_def empty; a decoy without a phrase would be known by that.
+func TestReasonPhrase(t *testing.T) {
+	for a, want := range map[apis.Answer]string{
+		{Status: 200}:                         "HTTP/1.1 200 OK\r\n",
+		{Status: 403, Reason: "Unauthorized"}: "HTTP/1.1 403 Unauthorized\r\n",
+		{Status: 599}:                         "HTTP/1.1 599 \r\n",
+	} {
+		if got := string(appendAnswer(nil, a, false, false, false)); !strings.HasPrefix(got, want) {
+			t.Errorf("%+v: %q, want it to begin with %q", a, got, want)
+		}
+	}
+}

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"cmp"
 	"net/http"
 	"strconv"
 	"strings"
@@ -52,7 +53,7 @@ func statusOf(a apis.Answer) int {
 func appendAnswer(out []byte, a apis.Answer, bare, last, http10 bool) []byte {
 	out = append(out, "HTTP/1.1 "...)
 	out = strconv.AppendInt(out, int64(statusOf(a)), 10)
-	out = append(append(append(out, ' '), oneLine(a.Reason)...), "\r\n"...)
+	out = append(append(append(out, ' '), oneLine(cmp.Or(a.Reason, http.StatusText(statusOf(a))))...), "\r\n"...)
 	out = append(out, "Date: "...)
 	out = time.Now().UTC().AppendFormat(out, http.TimeFormat)
 	out = append(out, "\r\n"...)
