@@ -224,12 +224,16 @@ const coarseness = 5 * time.Millisecond
 
 // coarse returns a clock that asks now, which is a system call, only now and then.
 func coarse(now func() time.Time) func() time.Time {
-	type reading struct{ at, now time.Time }
+	type reading struct {
+		at  time.Duration
+		now time.Time
+	}
+	began := time.Now()
 	var last atomic.Pointer[reading]
 	return func() time.Time {
-		at := time.Now()
+		at := time.Since(began) // asks the monotonic clock alone, unlike time.Now
 		r := last.Load()
-		if r == nil || at.Sub(r.at) >= coarseness {
+		if r == nil || at-r.at >= coarseness {
 			r = &reading{at, now()}
 			last.Store(r)
 		}

@@ -57,18 +57,19 @@ func (j *Judge) Decide(r *http.Request) (passed shim.Decision, reply Reply) {
 		j.log.Error("cannot decide about a request", "panic", recover(), "method", r.Method)
 		reply = j.Undecided()
 	}()
-	d := j.decide(r)
+	passed = j.decide(r)
 	decided = true
-	switch d.Verdict {
+	switch passed.Verdict {
 	case shim.Pass:
 		j.passed.Add(1)
-		return d, Reply{Pass: true}
+		reply.Pass = true
+		return passed, reply
 	case shim.Block:
 		j.blocked.Add(1)
 	default:
 		j.refused.Add(1)
 	}
-	return shim.Decision{}, Reply{Reason: d.Reason.String(), Answer: d.Answer}
+	return shim.Decision{}, Reply{Reason: passed.Reason.String(), Answer: passed.Answer}
 }
 
 // Malformed answers for a request that is none.

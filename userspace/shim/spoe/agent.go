@@ -24,7 +24,7 @@ type Options struct {
 	// MaxRequest bounds a request whose frame comes in fragments, in bytes; 0: 262,144. A longer one is refused.
 	MaxRequest int
 	// MaxConns bounds the connections; 0: 1,024. One more is closed at once. Each takes up to MaxFrame + MaxRequest
-	// bytes, and 64 KiB for answers.
+	// bytes, 64 KiB for answers, and some 300 KiB for the names of headers if clients send many.
 	MaxConns int
 	Logger   *slog.Logger // nil: says nothing
 }

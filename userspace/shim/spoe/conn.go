@@ -206,7 +206,7 @@ func (c *conn) decide(stream, id uint64, q *question) {
 	d, reply := c.agent.judge.Decide(r)
 	if reply.Pass && c.agent.options.Learner != nil && c.agent.options.Learner.Learns(d) {
 		b, start := beginFrame(c.out, frameAck, stream, id)
-		b = append(appendVar(b, "block"), typeBool)
+		b = append(b, passTail...)
 		b = appendVarint(append(appendVar(b, "id"), typeInt64), c.agent.awaited.add(d))
 		c.out = endFrame(b, start)
 		return
@@ -227,15 +227,17 @@ func (c *conn) full() error {
 	return c.flush()
 }
 
+// passTail is the action of a reply that lets the request pass.
+var passTail = append(appendVar(nil, "block"), typeBool)
+
 // reply appends an ACK.
 func (c *conn) reply(stream, id uint64, d front.Reply) {
 	b, start := beginFrame(c.out, frameAck, stream, id)
-	b = appendVar(b, "block")
 	if d.Pass {
-		c.out = endFrame(append(b, typeBool), start)
+		c.out = endFrame(append(b, passTail...), start)
 		return
 	}
-	b = append(b, typeBool|boolTrue)
+	b = append(appendVar(b, "block"), typeBool|boolTrue)
 	b = appendVarint(append(appendVar(b, "status"), typeInt32), uint64(d.Answer.Status))
 	b = appendString(append(appendVar(b, "reason"), typeString), d.Reason)
 	room := c.maxFrame - (len(b) - start) - 64 // for the names and lengths of the two that may be long

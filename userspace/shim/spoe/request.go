@@ -1,6 +1,7 @@
 package spoe
 
 import (
+	"hash/maphash"
 	"net/http"
 	"net/netip"
 	"net/textproto"
@@ -56,7 +57,7 @@ func (q *question) set(name []byte, v value) {
 	case "hdrs":
 		q.hdrs = v
 	case "src":
-		q.src = v.addr
+		q.src = v.addr()
 	case "ssl":
 		q.ssl = v
 	case "id":
@@ -68,13 +69,13 @@ func (q *question) set(name []byte, v value) {
 
 // complete reports whether all is said that a decision needs.
 func (q *question) complete() bool {
-	return len(q.method.text) > 0 && len(q.url.text) > 0 && q.hdrs.kind == typeString && q.ssl.kind == typeBool && q.src.IsValid()
+	return q.method.kind == typeString && len(q.method.text) > 0 && q.url.kind == typeString && len(q.url.text) > 0 &&
+		q.hdrs.kind == typeString && q.ssl.kind == typeBool && q.src.IsValid()
 }
 
 // name is one that a header was sent under.
 type name struct {
 	canonical string
-	host      bool   // Host is not among the headers of a request
 	turn      uint64 // of the last request that had it, or forgotten
 }
 
@@ -85,29 +86,36 @@ const forgotten = ^uint64(0)
 // once the next one is made. Its strings are not reused, and may be kept.
 type builder struct {
 	request http.Request
-	header  http.Header
-	values  []string         // what the slices of header point into
+	lines   []line // of the present request, but for Host
+	values  []string
+	header  http.Header // of a request that has no shape; its slices point into values
+	shapes  shapes
 	names   map[string]*name // as sent
 	turn    uint64           // of the present request
-	hosts   int              // how many Host headers it has
-	scratch []byte
-	client  netip.Addr // of the last request
-	remote  string     // client, as text
+	client  netip.Addr       // of the last request
+	remote  string           // client, as text
 }
 
+// line is a field line of a header.
+type line struct{ name, value string }
+
 func newBuilder() *builder {
-	return &builder{header: make(http.Header), names: make(map[string]*name), values: make([]string, maxHeaders)}
+	return &builder{
+		header: make(http.Header), names: make(map[string]*name), shapes: shapes{seed: maphash.MakeSeed()},
+		values: make([]string, maxHeaders), lines: make([]line, 0, 64),
+	}
 }
 
 // build returns the request. ok is false if it is malformed.
 func (s *builder) build(q *question) (r *http.Request, ok bool) {
 	// One string holds everything of the request: decisions may keep parts of it, long after the frame is overwritten.
-	b := append(s.scratch[:0], q.method.text...)
-	b = append(b, q.url.text...)
-	b = append(b, q.ver.text...)
-	b = append(b, q.hdrs.text...)
-	s.scratch = b
-	text := string(b)
+	var all strings.Builder
+	all.Grow(len(q.method.text) + len(q.url.text) + len(q.ver.text) + len(q.hdrs.text))
+	all.Write(q.method.text)
+	all.Write(q.url.text)
+	all.Write(q.ver.text)
+	all.Write(q.hdrs.text)
+	text := all.String()
 	cut := func(n int) (part string) {
 		part, text = text[:n], text[n:]
 		return part
@@ -116,49 +124,68 @@ func (s *builder) build(q *question) (r *http.Request, ok bool) {
 	if q.src != s.client || s.remote == "" {
 		s.client, s.remote = q.src, netip.AddrPortFrom(q.src, 0).String()
 	}
-	asked.Client, asked.Remote, asked.Header = s.client, s.remote, s.header
-	if asked.Host, ok = s.readHeader(text); !ok || s.hosts > 1 { // which one the backend believes is anybody's guess
+	asked.Client, asked.Remote = s.client, s.remote
+	if asked.Host, ok = s.split(text); !ok {
 		return nil, false
+	}
+	if asked.Header = s.shapes.fill(s.lines); asked.Header == nil {
+		asked.Header = s.fill()
 	}
 	return &s.request, asked.Fill(&s.request)
 }
 
-// readHeader fills header from lines as req.hdrs gives them, and returns the last Host.
-func (s *builder) readHeader(text string) (host string, ok bool) {
-	clear(s.header)
-	s.turn++
-	s.hosts = 0
-	used := 0
-	for text != "" {
+// split cuts a header as req.hdrs gives it into lines, and returns the host. ok is false if it is none, or if it has
+// several hosts: which one the backend believes is anybody's guess.
+func (s *builder) split(text string) (host string, ok bool) {
+	s.lines = s.lines[:0]
+	for hosts := 0; text != ""; {
 		end := strings.IndexByte(text, '\n')
 		if end < 1 || text[end-1] != '\r' {
 			return "", false
 		}
-		line := text[:end-1]
+		whole := text[:end-1]
 		text = text[end+1:]
-		if line == "" && text == "" {
+		if whole == "" && text == "" {
 			return host, true
 		}
-		colon := strings.IndexByte(line, ':')
-		if colon < 1 || used == len(s.values) {
+		colon := strings.IndexByte(whole, ':')
+		if colon < 1 || len(s.lines) == maxHeaders {
 			return "", false
 		}
-		n, val := s.name(line[:colon]), trim(line[colon+1:])
-		switch {
-		case n.host:
-			host = val
-			s.hosts++
+		l := line{whole[:colon], trim(whole[colon+1:])}
+		if len(l.name) == len("host") && strings.EqualFold(l.name, "host") {
+			if hosts++; hosts > 1 {
+				return "", false
+			}
+			host = l.value
 			continue
-		case n.turn == s.turn, n.turn == forgotten:
-			s.header[n.canonical] = append(s.header[n.canonical], val) // moves it: rare enough
-		default: // the first of this name
-			n.turn = s.turn
-			s.values[used] = val
-			s.header[n.canonical] = s.values[used : used+1 : used+1]
 		}
-		used++
+		s.lines = append(s.lines, l)
 	}
 	return host, true
+}
+
+// fill puts the lines into header, and remembers their shape for the next request that has it.
+func (s *builder) fill() http.Header {
+	clear(s.header)
+	s.turn++
+	plain := true
+	for i, l := range s.lines {
+		n := s.name(l.name)
+		if n.turn == s.turn || n.turn == forgotten {
+			s.header[n.canonical] = append(s.header[n.canonical], l.value) // moves it: rare enough
+			plain = false
+			continue
+		}
+		n.turn = s.turn // the first of this name
+		s.values[i] = l.value
+		s.header[n.canonical] = s.values[i : i+1 : i+1]
+		plain = plain && n.canonical != "Transfer-Encoding" // which Fill takes out of the header
+	}
+	if plain {
+		s.shapes.remember(s.lines, s.name)
+	}
+	return s.header
 }
 
 // trim takes white space off both ends.
@@ -180,7 +207,7 @@ func (s *builder) name(sent string) *name {
 	c := strings.Clone(textproto.CanonicalMIMEHeaderKey(sent))
 	n := s.names[c]
 	if n == nil {
-		n = &name{canonical: c, host: c == "Host"}
+		n = &name{canonical: c}
 		if len(s.names) >= maxNames || len(c) > 64 {
 			n.turn = forgotten
 			return n

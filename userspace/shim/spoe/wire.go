@@ -114,8 +114,15 @@ func takeBytes(b []byte) (s, rest []byte, err error) {
 type value struct {
 	kind byte
 	num  uint64 // integers; bool: 0 or 1
-	text []byte // string, binary: it lives as long as what was read
-	addr netip.Addr
+	text []byte // string, binary, address: it lives as long as what was read
+}
+
+// addr returns an address, the zero value if the value is none.
+func (v *value) addr() (a netip.Addr) {
+	if v.kind == typeIPv4 || v.kind == typeIPv6 {
+		a, _ = netip.AddrFromSlice(v.text)
+	}
+	return a
 }
 
 func takeValue(b []byte) (v value, rest []byte, err error) {
@@ -136,23 +143,21 @@ func takeValue(b []byte) (v value, rest []byte, err error) {
 	case typeInt32, typeUint32, typeInt64, typeUint64:
 		v.num, b, err = takeVarint(b)
 		return v, b, err
-	case typeIPv4:
-		return takeAddr(v, b, 4)
-	case typeIPv6:
-		return takeAddr(v, b, 16)
+	case typeIPv4, typeIPv6:
+		size := 4
+		if v.kind == typeIPv6 {
+			size = 16
+		}
+		if len(b) < size {
+			return v, nil, errFrame
+		}
+		v.text = b[:size]
+		return v, b[size:], nil
 	case typeString, typeBinary:
 		v.text, b, err = takeBytes(b)
 		return v, b, err
 	}
 	return v, nil, errFrame
-}
-
-func takeAddr(v value, b []byte, size int) (value, []byte, error) {
-	if len(b) < size {
-		return v, nil, errFrame
-	}
-	v.addr, _ = netip.AddrFromSlice(b[:size])
-	return v, b[size:], nil
 }
 
 func appendString(b []byte, s string) []byte { return append(appendVarint(b, uint64(len(s))), s...) }
