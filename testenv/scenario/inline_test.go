@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -12,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -126,6 +128,17 @@ func TestInline(t *testing.T) {
 	if _, err := r.Client.Dial("tcp", &net.TCPAddr{IP: r.Client.IPv4.AsSlice()}, netip.AddrPortFrom(r.Gateway.IPv4, 8080), time.Second); err == nil {
 		t.Error("packets of a listed address reach the proxy")
 	}
+	starts := strings.Count(r.daemon.Log(), "msg=enforcing")
+	r.must(syscall.Kill(r.daemon.PID(), syscall.SIGUSR2))
+	testenv.Eventually(t, 60*time.Second, "it has restarted in its process", func() error {
+		if strings.Count(r.daemon.Log(), "msg=enforcing") == starts {
+			return errors.New(r.daemon.Log())
+		}
+		return nil
+	})
+	expect(r.Another, "/shop/1", "b", "200 OK", forAnother)
+	expect(r.Another, "/shop/1", "a", "403 Unauthorized", "Error: Unauthorized")
+	r.blocked(r.Client, ipv4...)
 	r.must(r.daemon.Stop())
 	r.checkAccessLog(log)
 }
