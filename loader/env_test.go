@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -194,7 +195,10 @@ func packet(a netip.Addr) []byte {
 }
 
 // wire is an AF_PACKET socket on an interface.
-type wire struct{ fd int }
+type wire struct {
+	fd     int
+	layer3 bool // what it reads begins with the IP header
+}
 
 func openWire(t testing.TB, name string) wire {
 	t.Helper()
@@ -206,7 +210,7 @@ func openWire(t testing.TB, name string) wire {
 	const everything = 0x0300 // ETH_P_ALL in network order
 	must(t, unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: everything, Ifindex: l.Attrs().Index}))
 	must(t, unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 64<<20))
-	return wire{fd}
+	return wire{fd: fd}
 }
 
 func (w wire) send(b []byte) error { return unix.Sendto(w.fd, b, 0, nil) }
@@ -220,13 +224,21 @@ func (w wire) received() map[netip.Addr]int {
 		if err != nil {
 			return got
 		}
-		ll, ok := from.(*unix.SockaddrLinklayer)
+		if ll, ok := from.(*unix.SockaddrLinklayer); !ok || ll.Pkttype == unix.PACKET_OUTGOING {
+			continue
+		}
+		ip := buf[:size]
+		if !w.layer3 {
+			if size < 14 || !slices.Contains([]uint16{0x0800, 0x86dd}, binary.BigEndian.Uint16(buf[12:])) {
+				continue
+			}
+			ip = ip[14:]
+		}
 		switch {
-		case !ok || ll.Pkttype == unix.PACKET_OUTGOING:
-		case size >= 34 && buf[12] == 0x08 && buf[13] == 0x00:
-			got[netip.AddrFrom4([4]byte(buf[26:30]))]++
-		case size >= 54 && buf[12] == 0x86 && buf[13] == 0xdd:
-			got[netip.AddrFrom16([16]byte(buf[22:38]))]++
+		case len(ip) >= 20 && ip[0]>>4 == 4:
+			got[netip.AddrFrom4([4]byte(ip[12:16]))]++
+		case len(ip) >= 40 && ip[0]>>4 == 6:
+			got[netip.AddrFrom16([16]byte(ip[8:24]))]++
 		}
 	}
 }
@@ -239,6 +251,11 @@ type sender struct {
 }
 
 func flood(t testing.TB, w wire, frames ...[]byte) *sender {
+	return floodBy(t, w.send, 50*time.Microsecond, frames...)
+}
+
+// floodBy floods by calling send, whose errors are left aside, with a pause after every 16 frames.
+func floodBy(t testing.TB, send func(frame []byte) error, pause time.Duration, frames ...[]byte) *sender {
 	s := &sender{stops: make(chan struct{})}
 	s.done.Go(func() {
 		for i := 0; ; i++ {
@@ -247,11 +264,11 @@ func flood(t testing.TB, w wire, frames ...[]byte) *sender {
 				return
 			default:
 			}
-			if w.send(frames[i%len(frames)]) == nil {
+			if send(frames[i%len(frames)]) == nil {
 				s.sent.Add(1)
 			}
 			if i%16 == 0 {
-				time.Sleep(50 * time.Microsecond) // leaves the other CPU's queues time, and bounds the flood
+				time.Sleep(pause) // leaves the other CPU's queues time, and bounds the flood
 			}
 		}
 	})
