@@ -2,6 +2,7 @@ package shim
 
 import (
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/portcullis/portcullis/lists"
@@ -30,7 +31,7 @@ const (
 // while ASE detected attacks are off.
 func (s *Shim) Answered(d Decision, status int) {
 	good := status >= http.StatusOK && status < http.StatusMultipleChoices
-	if !s.Learns(d) || !good && status != http.StatusUnauthorized {
+	if !s.mayLearn(&d) || !good && status != http.StatusUnauthorized {
 		return
 	}
 	w := works.Get().(*work)
@@ -47,9 +48,25 @@ func (s *Shim) Answered(d Decision, status int) {
 	}
 }
 
-// Learns reports whether the answer to a request would tell anything: who need not wait for it need not remember the
-// decision.
+// Learns reports whether the answer to a request would tell anything new: not where its credentials were accepted within
+// the last half hour. It is for gateways that have to be asked for the answer.
 func (s *Shim) Learns(d Decision) bool {
+	if !s.mayLearn(&d) {
+		return false
+	}
+	w := works.Get().(*work)
+	defer works.Put(w)
+	soon := s.now().Unix() + keepAccepted/2
+	return slices.ContainsFunc([]lists.ID{d.seen.token, d.seen.cookie}, func(id lists.ID) bool {
+		if id.Value == "" {
+			return false
+		}
+		_, lately := s.accepted.knows(w.summer.sum(s.writer.secret, acceptedKey(id)), soon)
+		return !lately
+	})
+}
+
+func (s *Shim) mayLearn(d *Decision) bool {
 	return d.Verdict == Pass && (d.seen.token.Value != "" || d.seen.cookie.Value != "") &&
 		s.accepted != nil && s.index.Load().settings.ASEDetectedAttack
 }

@@ -198,9 +198,17 @@ func TestDetect(t *testing.T) {
 	settings.ASEDetectedAttack = true
 	b := lists.NewBuilder(snapshot(t, black(lists.KindToken, "", "bad"), white(lists.KindCookie, "other", "good")))
 	b.Set(settings)
+	now := time.Now()
+	o.Now = func() time.Time { return now }
 	s := New(o)
 	s.Use(b.Snapshot(1), nil, true)
 	s.UseAPIs(apis.NewSet(root()))
+	learns := func(when string, d Decision, want bool) {
+		t.Helper()
+		if s.Learns(d) != want {
+			t.Errorf("%s: Learns is %t", when, !want)
+		}
+	}
 	ask := func(lines ...string) Decision {
 		r := get("https://shop.com/", lines...)
 		r.TLS = new(tls.ConnectionState)
@@ -217,6 +225,8 @@ func TestDetect(t *testing.T) {
 	if token != (lists.ID{}) || cookie != (lists.ID{}) {
 		t.Errorf("nobody has accepted %v %v", token, cookie)
 	}
+	learns("nothing is known", d, true)
+	learns("without credentials", ask("X-Other: a"), false)
 	for _, status := range []int{403, 302} { // a redirect may lead to the login
 		s.Answered(d, status)
 		if ask(lines...); token != (lists.ID{}) {
@@ -224,6 +234,10 @@ func TestDetect(t *testing.T) {
 		}
 	}
 	s.Answered(d, 200)
+	learns("just accepted", d, false)
+	learns("one of two is new", ask("Authorization: Bearer new-token-0123456", "Cookie: JSESSIONID=session-76543210"), true)
+	now = now.Add(keepAccepted*time.Second/2 + time.Second)
+	learns("half an hour later", d, true)
 	ask(lines...)
 	if token != (lists.ID{Kind: lists.KindToken, Value: "new-token-0123456"}) || cookie != (lists.ID{Kind: lists.KindCookie, Name: "JSESSIONID", Value: "session-01234567"}) {
 		t.Errorf("accepted: %v %v", token, cookie)
@@ -235,6 +249,7 @@ func TestDetect(t *testing.T) {
 		t.Errorf("one of two cookies: %+v", told)
 	}
 	s.Answered(d, 401)
+	learns("refused", d, true)
 	if ask(lines...); token != (lists.ID{}) || cookie != (lists.ID{}) {
 		t.Errorf("no longer accepted: %v %v", token, cookie)
 	}
