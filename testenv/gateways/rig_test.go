@@ -21,6 +21,9 @@ import (
 	"github.com/portcullis/portcullis/testenv"
 )
 
+// built is testenv.Build, once: it waits for the builds of other packages' tests, and asks make each time.
+var built = sync.OnceValues(testenv.Build)
+
 // rig is a daemon without interfaces, and a backend.
 type rig struct {
 	t        *testing.T
@@ -56,7 +59,7 @@ func newRig(t *testing.T) *rig {
 // newRigWith starts a daemon with this API in front of a backend; more is further configuration, spoe where that listens.
 func newRigWith(t *testing.T, app, api, more, spoe string) *rig {
 	t.Helper()
-	bin, err := testenv.Build()
+	bin, err := built()
 	if err != nil {
 		t.Fatal(err)
 	}
