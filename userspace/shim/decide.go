@@ -167,15 +167,16 @@ func (s *Shim) judge(w *work, q *request, d *Decision) {
 	}
 	d.API = w.found[0]
 	blocking := false
-	w.names, w.cookieNames = fieldNames, w.index.cookieNames
-	w.names.join(&w.index.keyNames)
+	w.keyNames, w.cookieNames = w.index.keyNames, w.index.cookieNames
 	for i, api := range w.found[:w.apis] {
 		p := w.rules.plans[api]
 		w.plans[i] = p
-		w.names.join(&p.names)
+		w.keyNames.join(&p.names)
 		w.cookieNames.join(&p.names)
 		blocking = blocking || api.EnableBlocking
 	}
+	w.names = w.keyNames
+	w.names.join(&fieldNames)
 	w.address(q, s.judgesAddress(q))
 	w.headers(q)
 	w.queryString(q.query)

@@ -102,6 +102,23 @@ func foldField(to []byte, name string) []byte {
 
 // header reads the identifiers in one field, whose folded name is in w.folded.
 func (w *work) header(name string, values []string) {
+	if w.gather || w.keyNames.may(w.folded) {
+		w.namedHeader(name, values)
+	}
+	switch string(w.folded) {
+	case "cookie":
+		for _, v := range values {
+			w.cookieLine(v)
+		}
+	case "authorization":
+		for _, v := range values {
+			w.authorization(v, len(values) == 1)
+		}
+	}
+}
+
+// namedHeader reads what lists and APIs look for in a field by its name.
+func (w *work) namedHeader(name string, values []string) {
 	tag := w.index.name(textOf(w.folded))
 	if w.keyWanted(tag) {
 		w.keyHeader(tag, name, values)
@@ -114,16 +131,6 @@ func (w *work) header(name string, values []string) {
 			for _, v := range values {
 				w.jwtHeader(p, name, v, len(values) == 1)
 			}
-		}
-	}
-	switch string(w.folded) {
-	case "cookie":
-		for _, v := range values {
-			w.cookieLine(v)
-		}
-	case "authorization":
-		for _, v := range values {
-			w.authorization(v, len(values) == 1)
 		}
 	}
 }

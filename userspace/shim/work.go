@@ -26,8 +26,9 @@ type work struct {
 	found [maxAPIs]*apis.API
 	plans [maxAPIs]*plan
 	apis  int
-	// The folded names of fields, query parameters and cookies that may be of interest.
-	names, cookieNames names
+	// The folded names of fields and query parameters, of API keys and the like among them, and of cookies that may be of
+	// interest.
+	names, keyNames, cookieNames names
 
 	problem problem
 	budget  int // bytes of readings that may still be looked at

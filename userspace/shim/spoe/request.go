@@ -86,6 +86,7 @@ const forgotten = ^uint64(0)
 // once the next one is made. Its strings are not reused, and may be kept.
 type builder struct {
 	request http.Request
+	text    strings.Builder
 	lines   []line // of the present request, but for Host
 	values  []string
 	header  http.Header // of a request that has no shape; its slices point into values
@@ -108,14 +109,7 @@ func newBuilder() *builder {
 
 // build returns the request. ok is false if it is malformed.
 func (s *builder) build(q *question) (r *http.Request, ok bool) {
-	// One string holds everything of the request: decisions may keep parts of it, long after the frame is overwritten.
-	var all strings.Builder
-	all.Grow(len(q.method.text) + len(q.url.text) + len(q.ver.text) + len(q.hdrs.text))
-	all.Write(q.method.text)
-	all.Write(q.url.text)
-	all.Write(q.ver.text)
-	all.Write(q.hdrs.text)
-	text := all.String()
+	text := s.copied(q)
 	cut := func(n int) (part string) {
 		part, text = text[:n], text[n:]
 		return part
@@ -132,6 +126,26 @@ func (s *builder) build(q *question) (r *http.Request, ok bool) {
 		asked.Header = s.fill()
 	}
 	return &s.request, asked.Fill(&s.request)
+}
+
+// chunk is how much of requests is allocated together.
+const chunk = 16 << 10
+
+// copied returns all that is said of a request as one string, since decisions may keep parts of it, long after the frame
+// is overwritten. It lies behind those of other requests, in memory that is written once: an allocation for each request
+// would cost as much as to match its identifiers.
+func (s *builder) copied(q *question) string {
+	size := len(q.method.text) + len(q.url.text) + len(q.ver.text) + len(q.hdrs.text)
+	if s.text.Cap()-s.text.Len() < size {
+		s.text.Reset()
+		s.text.Grow(max(size, chunk))
+	}
+	start := s.text.Len()
+	s.text.Write(q.method.text)
+	s.text.Write(q.url.text)
+	s.text.Write(q.ver.text)
+	s.text.Write(q.hdrs.text)
+	return s.text.String()[start:]
 }
 
 // split cuts a header as req.hdrs gives it into lines, and returns the host. ok is false if it is none, or if it has
