@@ -18,9 +18,9 @@ const maxHeaders = 1000
 
 // question is what a NOTIFY says of a request.
 type question struct {
-	method, url, ver, hdrs, ssl value
-	src                         netip.Addr
-	id, status                  value // of an answer
+	method, url, ver, hdrs, src, ssl value
+	id, status                       value // of an answer
+	other                            value // of no interest
 }
 
 // parseQuestion reads every message of the payload; what it does not know it skips.
@@ -33,44 +33,46 @@ func parseQuestion(b []byte) (q question, err error) {
 		b = b[1:]
 		for range count {
 			var name []byte
-			var v value
 			if name, b, err = takeBytes(b); err != nil {
 				return q, err
 			}
-			if v, b, err = takeValue(b); err != nil {
+			v := q.argument(name)
+			*v = value{}
+			if b, err = v.take(b); err != nil {
 				return q, err
 			}
-			q.set(name, v)
 		}
 	}
 	return q, nil
 }
 
-func (q *question) set(name []byte, v value) {
+// argument returns where an argument of that name belongs.
+func (q *question) argument(name []byte) *value {
 	switch string(name) {
 	case "method":
-		q.method = v
+		return &q.method
 	case "url":
-		q.url = v
+		return &q.url
 	case "ver":
-		q.ver = v
+		return &q.ver
 	case "hdrs":
-		q.hdrs = v
+		return &q.hdrs
 	case "src":
-		q.src = v.addr()
+		return &q.src
 	case "ssl":
-		q.ssl = v
+		return &q.ssl
 	case "id":
-		q.id = v
+		return &q.id
 	case "status":
-		q.status = v
+		return &q.status
 	}
+	return &q.other
 }
 
 // complete reports whether all is said that a decision needs.
 func (q *question) complete() bool {
 	return q.method.kind == typeString && len(q.method.text) > 0 && q.url.kind == typeString && len(q.url.text) > 0 &&
-		q.hdrs.kind == typeString && q.ssl.kind == typeBool && q.src.IsValid()
+		q.hdrs.kind == typeString && q.ssl.kind == typeBool && (q.src.kind == typeIPv4 || q.src.kind == typeIPv6)
 }
 
 // name is one that a header was sent under.
@@ -115,8 +117,8 @@ func (s *builder) build(q *question) (r *http.Request, ok bool) {
 		return part
 	}
 	asked := front.Asked{Method: cut(len(q.method.text)), Target: cut(len(q.url.text)), Proto: cut(len(q.ver.text)), HTTPS: q.ssl.num == 1}
-	if q.src != s.client || s.remote == "" {
-		s.client, s.remote = q.src, netip.AddrPortFrom(q.src, 0).String()
+	if src := q.src.addr(); src != s.client || s.remote == "" {
+		s.client, s.remote = src, netip.AddrPortFrom(src, 0).String()
 	}
 	asked.Client, asked.Remote = s.client, s.remote
 	if asked.Host, ok = s.split(text); !ok {

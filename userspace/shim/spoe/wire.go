@@ -72,15 +72,19 @@ func parseFrame(b []byte) (f frame, err error) {
 	return f, err
 }
 
-// takeVarint reads an integer and returns what follows it.
+// takeVarint reads an integer and returns what follows it. Most have one byte: the rest is apart so that this is inlined.
 func takeVarint(b []byte) (v uint64, rest []byte, err error) {
+	if len(b) > 0 && b[0] < 240 {
+		return uint64(b[0]), b[1:], nil
+	}
+	return takeLong(b)
+}
+
+func takeLong(b []byte) (v uint64, rest []byte, err error) {
 	if len(b) == 0 {
 		return 0, nil, errFrame
 	}
 	v = uint64(b[0])
-	if v < 240 {
-		return v, b[1:], nil
-	}
 	for i, shift := 1, 4; i < len(b) && i < 10; i, shift = i+1, shift+7 {
 		v += uint64(b[i]) << shift
 		if b[i] < 128 {
@@ -117,47 +121,51 @@ type value struct {
 	text []byte // string, binary, address: it lives as long as what was read
 }
 
-// addr returns an address, the zero value if the value is none.
-func (v *value) addr() (a netip.Addr) {
-	if v.kind == typeIPv4 || v.kind == typeIPv6 {
-		a, _ = netip.AddrFromSlice(v.text)
-	}
+// addr returns what typeIPv4 and typeIPv6 hold.
+func (v *value) addr() netip.Addr {
+	a, _ := netip.AddrFromSlice(v.text)
 	return a
 }
 
 func takeValue(b []byte) (v value, rest []byte, err error) {
+	rest, err = v.take(b)
+	return v, rest, err
+}
+
+// take reads v, which is empty, and returns what follows it.
+func (v *value) take(b []byte) (rest []byte, err error) {
 	if len(b) == 0 {
-		return v, nil, errFrame
+		return nil, errFrame
 	}
-	v.kind = b[0] & typeMask
-	on := b[0] & boolTrue
+	head := b[0]
+	v.kind = head & typeMask
 	b = b[1:]
 	switch v.kind {
 	case typeNull:
-		return v, b, nil
+		return b, nil
 	case typeBool:
-		if on != 0 {
+		if head&boolTrue != 0 {
 			v.num = 1
 		}
-		return v, b, nil
+		return b, nil
 	case typeInt32, typeUint32, typeInt64, typeUint64:
 		v.num, b, err = takeVarint(b)
-		return v, b, err
+		return b, err
 	case typeIPv4, typeIPv6:
 		size := 4
 		if v.kind == typeIPv6 {
 			size = 16
 		}
 		if len(b) < size {
-			return v, nil, errFrame
+			return nil, errFrame
 		}
 		v.text = b[:size]
-		return v, b[size:], nil
+		return b[size:], nil
 	case typeString, typeBinary:
 		v.text, b, err = takeBytes(b)
-		return v, b, err
+		return b, err
 	}
-	return v, nil, errFrame
+	return nil, errFrame
 }
 
 func appendString(b []byte, s string) []byte { return append(appendVarint(b, uint64(len(s))), s...) }
