@@ -30,6 +30,8 @@ type remembered struct {
 	attached bool   // it has been, and has not been renamed since: then Detach may have taken it
 	failed   device // as it was when attaching failed
 	again    retry  // while it stays so
+	// gone is what was told of the interface when it went, or was renamed.
+	gone Attachment
 }
 
 // refused notes a failure of attaching to the device as it was then.
@@ -138,6 +140,11 @@ func (l *Loader) upgrade(r *remembered, d device, pin string) (err error) {
 	}
 	if r.Mode == ModeGeneric {
 		r.Fallback = "an earlier daemon attached in generic mode; detach and attach again to try native"
+		for _, other := range l.ifaces {
+			if other.gone.Index == d.index && other.gone.Mode == ModeGeneric {
+				r.Fallback = other.gone.Fallback // this daemon did, when the device had another name
+			}
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("upgrade %s: %w: it is attached in %s mode and stays so, and enforces; "+

@@ -80,13 +80,25 @@ func TestKindsChangePlaces(t *testing.T) {
 	if was[0].Layer3 || was[0].Mode != ModeNative || !was[1].Layer3 || was[1].Fallback == "" {
 		t.Fatalf("attached as %+v", was)
 	}
-	for _, names := range [][2]string{{"gw", "spare0"}, {"tun7", "gw"}, {"spare0", "tun7"}} {
-		renameLink(t, names[0], names[1])
+	change := func(reconcile func()) {
+		for _, names := range [][2]string{{"gw", "spare0"}, {"tun7", "gw"}, {"spare0", "tun7"}} {
+			renameLink(t, names[0], names[1])
+			reconcile()
+		}
 	}
+	change(func() {})
 	got := l.Reconcile()
 	got[0].Interface, got[1].Interface = got[1].Interface, got[0].Interface
 	if got[0] != was[1] || got[1] != was[0] {
 		t.Errorf("changed places: %+v, was %+v", got, was)
+	}
+	change(func() { l.Reconcile() }) // back, and each step is seen
+	got = l.Reconcile()
+	for i := range got {
+		got[i].Adopted = false // a program was exchanged
+		if got[i] != was[i] {
+			t.Errorf("changed places again: %+v, was %+v", got[i], was[i])
+		}
 	}
 }
 

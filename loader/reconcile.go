@@ -29,6 +29,9 @@ func (l *Loader) Reconcile() []Attachment {
 	}
 	known := make(map[int]remembered)
 	for _, r := range l.ifaces {
+		known[r.gone.Index] = remembered{Attachment: r.gone}
+	}
+	for _, r := range l.ifaces {
 		known[r.Index] = *r
 	}
 	for _, r := range l.ifaces {
@@ -100,6 +103,9 @@ func (r *remembered) judged(d device, known map[int]remembered) {
 // missing notes that there is no such interface, and follows it if it was renamed.
 func (l *Loader) missing(r *remembered, err error) {
 	adopted := r.Adopted
+	if r.Index != 0 {
+		r.gone = r.Attachment
+	}
 	r.Attachment = Attachment{Interface: r.Interface, Adopted: adopted, Err: err}
 	r.failed = device{}
 	if !exists(l.dir.link(r.Interface)) {
