@@ -41,7 +41,9 @@ type Applied struct {
 //     where they are not empty. If that makes no difference the outcome is Unchanged.
 //   - OpDelete takes the identifier from every source. OpDeleteKey looks at Entry.Key alone.
 //   - OpClear and OpClearSources are Cleared whether or not there was anything to clear.
-//   - OpImport is OpAdd of each entry of the pack; what is past its end is removed from both lists before it.
+//   - OpImport is OpAdd of each entry of the pack; what is past its end is removed from both lists before it. With
+//     Replace the manual entries of that list which the pack does not hold go; those that it holds keep Created, By
+//     and what the pack does not say, and take the order of the pack. An empty pack replaces nothing: it is an error.
 //   - Identifiers must be canonical (see [ParseID]); ends must be after now.
 //
 // An error wraps [ErrInvalid], names the operation when there are several, and means that the batch has no effect.
@@ -54,7 +56,7 @@ func ApplyOps(base *Snapshot, b Batch, now time.Time) (Applied, error) {
 			return Applied{}, fmt.Errorf("%w by %s: %s", ErrInvalid, Quote(b.By), problem)
 		}
 	}
-	a := applier{Builder: NewBuilder(base), batch: b, now: now.UTC()}
+	a := applier{Builder: NewBuilder(base), base: base, batch: b, now: now.UTC()}
 	a.Result.Outcomes = make([]Outcome, 0, len(b.Ops))
 	a.Result.Counts = make([]int, 0, len(b.Ops))
 	for i, op := range b.Ops {
@@ -97,6 +99,7 @@ func ExpireDue(base *Snapshot, now time.Time, limit int) Applied {
 type applier struct {
 	*Builder
 	Applied
+	base  *Snapshot
 	batch Batch
 	now   time.Time
 }

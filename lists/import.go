@@ -1,6 +1,7 @@
 package lists
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 	"time"
@@ -11,6 +12,7 @@ type Imported struct {
 	Added     int // were not there
 	Replaced  int // were there with another end, reason or comment, and now have the new ones
 	Unchanged int // were there as they are, or stand in the pack more than once
+	Removed   int // went, for the pack that replaces the list does not hold them
 }
 
 // importer puts the entries of a pack on the lists.
@@ -20,6 +22,11 @@ type importer struct {
 	count  [2]Imported
 	gone   []Change // entries that were there before, as they were and as they are
 	now    lot      // what the entries have in common, with what is filled in
+
+	replaced *Snapshot // if Replace: the lists before they were emptied
+	replace  List
+	cleared  int // manual entries that were there
+	kept     int // of these, those that the pack holds
 }
 
 // importPack is OpAdd of every entry of the pack, in one step. What is past its end is removed from both lists first.
@@ -28,7 +35,12 @@ func (a *applier) importPack(op Operation) (Outcome, int, error) {
 		return 0, 0, fmt.Errorf("%w operation import: it has no pack", ErrInvalid)
 	}
 	a.expireDue()
-	m := &importer{applier: a}
+	m := &importer{applier: a, replace: op.Replace}
+	if op.Replace != 0 {
+		if err := m.empty(op); err != nil {
+			return 0, 0, err
+		}
+	}
 	for i := range m.begins {
 		if t := a.tables[i]; t != nil {
 			m.begins[i] = t.slots
@@ -46,6 +58,29 @@ func (a *applier) importPack(op Operation) (Outcome, int, error) {
 		}
 	}
 	return m.finish()
+}
+
+// empty takes the manual entries off the list that is replaced; what the pack holds of them comes back as it was.
+func (m *importer) empty(op Operation) error {
+	if op.Pack.Len() == 0 {
+		return fmt.Errorf("%w operation import: nothing to replace the %s with", ErrInvalid, op.Replace)
+	}
+	m.replaced = m.base
+	if len(m.Steps) > 0 {
+		m.replaced = m.Builder.Snapshot(m.base.Generation())
+		m.Builder = NewBuilder(m.replaced)
+	}
+	var err error
+	_, m.cleared, err = m.clear(Operation{Op: OpClearSources, List: op.Replace, Sources: []Source{Manual}})
+	return err
+}
+
+// was returns the entry that is replaced by an entry of the pack.
+func (m *importer) was(r *record) (Entry, bool) {
+	if m.replace != m.now.list || r.source != Manual {
+		return Entry{}, false
+	}
+	return m.replaced.Get(r.entry(m.replace).Key)
 }
 
 // expireDue removes what is past its end, so that no identifier of an import meets it.
@@ -105,8 +140,20 @@ func (m *importer) put(r *chunkReader) {
 			return
 		}
 	}
+	count := &m.count[m.now.list-1]
+	if old, found := m.was(&next); found {
+		m.kept++
+		next.created = old.Created.Unix()
+		next.texts = m.intern(texts{p.id.Name, cmp.Or(m.now.reason, old.Reason), cmp.Or(m.now.comment, old.Comment), old.By})
+		if next.entry(m.replace) == old {
+			count.Unchanged++
+		} else {
+			count.Replaced++
+		}
+	} else {
+		count.Added++
+	}
 	t.add(p.hash, next, len(slots) > 0)
-	m.count[m.now.list-1].Added++
 }
 
 // merge is what adding does to an entry that is there, in this import or before it.
@@ -140,16 +187,22 @@ func (m *importer) merge(t *editor, slot int, next record) {
 // finish makes the step that the store writes: what is new as a pack, what was there before as changes.
 func (m *importer) finish() (Outcome, int, error) {
 	step := Step{Op: OpImport, Pack: &Pack{}, Replaced: m.gone}
+	m.Result.Imported.Removed += m.cleared - m.kept
 	var notes []string
 	for i, l := range []List{Whitelist, Blacklist} {
 		c := m.count[i]
 		m.Result.Imported.Added += c.Added
 		m.Result.Imported.Replaced += c.Replaced
 		m.Result.Imported.Unchanged += c.Unchanged
-		if c.Added+c.Replaced == 0 {
+		replaced := l == m.replace
+		if c.Added+c.Replaced == 0 && !replaced {
 			continue
 		}
-		notes = append(notes, fmt.Sprintf("%s %d added, %d updated", l, c.Added, c.Replaced))
+		note := fmt.Sprintf("%s %d added, %d updated", l, c.Added, c.Replaced)
+		if replaced {
+			note += fmt.Sprintf(", %d removed", m.cleared-m.kept)
+		}
+		notes = append(notes, note)
 		for t, slot := m.tables[i], m.begins[i]; slot < t.slots; slot++ {
 			step.Pack.addRecord(l, t.at(slot))
 		}

@@ -24,6 +24,7 @@ type Operation struct {
 	Sources  []Source                // OpClearSources
 	Settings func(Settings) Settings // OpSet: must be pure
 	Pack     *Pack                   // OpImport; not changed any more
+	Replace  List                    // OpImport: whose manual entries that Pack does not hold go; 0: none
 }
 
 // Batch is applied whole or not at all, in order. [ApplyOps] says what each operation means.

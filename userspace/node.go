@@ -68,7 +68,7 @@ func (n *node) Apply(ctx context.Context, r control.Request) (control.Reply, err
 	if err != nil {
 		return control.Reply{}, wireError(err)
 	}
-	if res.Imported.Added > manyEntries {
+	if i := res.Imported; i.Added+i.Unchanged+i.Removed > manyEntries {
 		defer func() { go debug.FreeOSMemory() }() // working out so many takes more memory than holding them
 	}
 	if err := n.wait(ctx, res.Generation); err != nil {

@@ -108,6 +108,7 @@ var flags = []flagDef{
 	{name: "format", takes: takesValue, value: "FORMAT", help: "the format of a list: " + wordList(listFormats) + "; import finds it by itself",
 		words: listFormats},
 	{name: "dry-run", takes: takesNothing, help: "say what would change, and change nothing"},
+	{name: "replace", takes: takesNothing, help: "remove the manual entries of the list that the file does not hold, in the same change"},
 	{name: "skip-invalid", takes: takesNothing, help: "leave out lines that are invalid; without it one of them stops the import"},
 	{name: "limit", takes: takesValue, value: "N", help: "show at most N events, the newest; 0 shows all (default 100)"},
 	{name: "interface", takes: takesValue, value: "IF[,IF...]", many: true, help: "these network interfaces: to be guarded, or of which to show packets"},
@@ -144,7 +145,7 @@ var (
 	serveFlags  = []string{"interface", "mode", "state-dir", "socket", "pin-dir", "config", "log-level", "metrics"}
 	rescueFlags = []string{"pin-dir", "socket"}
 	watchFlags  = append([]string{"interface", "from", "to", "protocol", "port", "source", "drop", "count", "write"}, viewFlags...)
-	importFlags = append([]string{"format", "dry-run", "skip-invalid", "output"}, addFlags...)
+	importFlags = append([]string{"format", "dry-run", "replace", "skip-invalid", "output"}, addFlags...)
 )
 
 // findFlag returns the flag of that long or short name, or nil.
@@ -354,6 +355,9 @@ func transferCommands() []*command {
 				"What is there already is treated as add does: a new end counts, a reason or comment that is given replaces the old one. " +
 					"--for and --until end every entry, whatever the file says; --reason and --comment are for entries that have none. " +
 					"Who added an entry and when, and a source other than manual, are taken over from the file if root imports.",
+				"With --replace what the list holds of source manual and the file does not goes, in the same change: no address that is in both " +
+					"is let through or dropped in between. What is in both keeps when it was added and by whom, and reason and comment if none are given; " +
+					"its end is that of the import. What detectors added stays. A file without entries replaces nothing.",
 			}},
 		{name: "export", group: groupLists, flags: append([]string{"format"}, loginFlags...), run: runExport,
 			args:  []arg{{name: "LIST", optional: true, words: bothLists, help: "which list (all without it)"}},

@@ -43,6 +43,9 @@ func runImport(c *call) error {
 			return err
 		}
 	}
+	if c.has("replace") && m.list == 0 {
+		return &usageError{"--replace is for one list", "import whitelist or import blacklist"}
+	}
 	if err := c.end(&m.end); err != nil {
 		return err
 	}
@@ -61,6 +64,9 @@ func runImport(c *call) error {
 	}
 	defer list.Close()
 	options := control.ImportOptions{AcceptRisk: c.list("accept-risk"), DryRun: c.has("dry-run")}
+	if c.has("replace") {
+		options.Replace = m.list
+	}
 	reply, err := cl.Import(c.ctx, options, m.entries(list))
 	m.clearBar()
 	if err != nil {
@@ -205,7 +211,7 @@ func (m *importing) report(f format.Format, r control.ImportReply, plan bool) er
 	}
 	if m.json() {
 		return writeJSON(m.out, map[string]any{
-			"format": f, "dry_run": plan, "generation": r.Generation, "added": r.Added, "updated": r.Replaced, "unchanged": r.Unchanged,
+			"format": f, "dry_run": plan, "generation": r.Generation, "added": r.Added, "updated": r.Replaced, "unchanged": r.Unchanged, "removed": r.Removed,
 			"invalid": m.invalid, "ended": m.ended,
 		})
 	}
@@ -213,7 +219,11 @@ func (m *importing) report(f format.Format, r control.ImportReply, plan bool) er
 	if plan {
 		verb = "Import would be"
 	}
-	fmt.Fprintf(m.out, "%s: %d added, %d updated, %d already there\n", verb, r.Added, r.Replaced, r.Unchanged)
+	fmt.Fprintf(m.out, "%s: %d added, %d updated, %d already there", verb, r.Added, r.Replaced, r.Unchanged)
+	if m.has("replace") {
+		fmt.Fprintf(m.out, ", %d removed", r.Removed)
+	}
+	fmt.Fprintln(m.out)
 	return nil
 }
 

@@ -12,8 +12,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/portcullis/portcullis/lists"
 	"github.com/portcullis/portcullis/loader"
 	"github.com/portcullis/portcullis/loader/compile"
+	"github.com/portcullis/portcullis/userspace/control"
 )
 
 // TestGaplessReplacement replaces whole lists under traffic, a million prefixes each with -long. The listed client is
@@ -100,4 +102,54 @@ func (w whole) all() iter.Seq2[netip.Prefix, compile.Cell] {
 			}
 		}
 	}
+}
+
+// TestGaplessImport replaces the blacklist through a daemon under traffic, a million addresses each with -long. The
+// client is on every list and never gets through; the other client, whitelisted within a listed network, always does.
+func TestGaplessImport(t *testing.T) {
+	r := newRig(t)
+	rnd := random(t)
+	size := times(50_000, 1_000_000)
+	r.must(r.daemon.Start())
+	r.cli("add_whitelist", "ip", r.Another.IPv4.String())
+	r.cli("add_whitelist", "ip", r.Another.IPv6.String())
+	imports := func(w whole) {
+		entries := func(yield func(control.ImportEntry, error) bool) {
+			for _, p := range w.prefixes {
+				id, _ := lists.PrefixID(p)
+				e := lists.Entry{Key: lists.Key{List: lists.Blacklist, Source: lists.Manual, ID: id}}
+				if !yield(control.ImportEntry{Entry: e}, nil) {
+					return
+				}
+			}
+		}
+		client := control.Client{Socket: r.daemon.Socket}
+		reply, err := client.Import(context.Background(), control.ImportOptions{Replace: lists.Blacklist}, entries)
+		r.must(err)
+		if s, err := r.daemon.Status(); err != nil || s.Entries["blacklist"] != len(w.prefixes) || reply.Added+reply.Unchanged != len(w.prefixes) {
+			t.Fatalf("%+v, status %+v (%v), want %d entries", reply, s.Entries, err, len(w.prefixes))
+		}
+	}
+	var wholes []whole
+	for _, n := range []int{size, 1000, size} { // a small list is changed entry by entry
+		for range 2 {
+			wholes = append(wholes, newWhole(rnd, n, map[string]compile.Cell{
+				r.Client.IPv4.String() + "/32": {}, r.Client.IPv6.String() + "/128": {},
+				r.Another.IPv4.String() + "/32": {}, r.Another.IPv6.String() + "/128": {},
+			}))
+		}
+	}
+	imports(wholes[0])
+	count, traffic := r.count(), r.flood(100*time.Microsecond)
+	began, slowest := time.Now(), time.Duration(0)
+	for range times(1, 5) {
+		for _, w := range wholes {
+			one := time.Now()
+			imports(w)
+			slowest = max(slowest, time.Since(one))
+		}
+	}
+	r.expectExact(traffic, count, fmt.Sprintf("%d imports in place of the list, of up to %d addresses, in %v, the slowest %v",
+		len(wholes)*times(1, 5), size, time.Since(began).Round(time.Second), slowest.Round(10*time.Millisecond)))
+	r.memory("after replacing", 350)
 }

@@ -141,6 +141,9 @@ func (a *auditLog) describe(p *pairs, op lists.Operation, wire Operation) (actio
 		return "clear_" + op.List.String()
 	case lists.OpImport:
 		p.add("entries", strconv.Itoa(op.Pack.Len()))
+		if op.Replace != 0 {
+			p.add("replace", op.Replace.String())
+		}
 		return "import"
 	case lists.OpClearSources:
 		p.add("sources", strings.Join(wire.Sources, ","))

@@ -44,6 +44,7 @@ type wireImportOptions struct {
 	AcceptRisk  []string `json:"accept_risk,omitempty" maxItems:"32"`
 	SessionPeer string   `json:"session_peer,omitempty" maxLength:"64"`
 	DryRun      bool     `json:"dry_run,omitempty" doc:"Change nothing, say what would change."`
+	Replace     string   `json:"replace,omitempty" enum:"whitelist,blacklist" doc:"Remove the manual entries of this list that the import does not hold, in the same change."`
 }
 
 type wireImportReply struct {
@@ -51,6 +52,7 @@ type wireImportReply struct {
 	Added      int      `json:"added"`
 	Updated    int      `json:"updated" doc:"Were there with another end, reason or comment."`
 	Unchanged  int      `json:"unchanged"`
+	Removed    int      `json:"removed" doc:"With replace: were there, and the import does not hold them."`
 	Notes      []string `json:"notes" doc:"What the caller should be told."`
 }
 
@@ -106,7 +108,7 @@ func (s *Server) postImport(ctx context.Context, in *importInput) (*output[wireI
 		caller.SessionPeer = p.Unmap().WithZone("").String()
 	}
 	request := Request{Caller: caller, AcceptRisk: d.options.AcceptRisk, DryRun: d.options.DryRun, Batch: lists.Batch{
-		Ops: []lists.Operation{{Op: lists.OpImport, Pack: d.pack}}, By: caller.User, Via: caller.Via}}
+		Ops: []lists.Operation{{Op: lists.OpImport, Pack: d.pack, Replace: d.replace}}, By: caller.User, Via: caller.Via}}
 	var reply Reply
 	if request.DryRun {
 		reply, err = s.backend.Apply(ctx, request)
@@ -117,7 +119,7 @@ func (s *Server) postImport(ctx context.Context, in *importInput) (*output[wireI
 		return nil, asError(err)
 	}
 	i := reply.Imported
-	return &output[wireImportReply]{wireImportReply{Generation: reply.Generation, Added: i.Added, Updated: i.Replaced, Unchanged: i.Unchanged,
+	return &output[wireImportReply]{wireImportReply{Generation: reply.Generation, Added: i.Added, Updated: i.Replaced, Unchanged: i.Unchanged, Removed: i.Removed,
 		Notes: append(notNil(d.notes), reply.Notes...)}}, nil
 }
 
@@ -126,6 +128,7 @@ type importDecoder struct {
 	decoder
 	options wireImportOptions
 	pack    *lists.Pack
+	replace lists.List
 	as      lists.Entry // checked, but for its identifier
 	ready   bool        // as is set
 	notes   []string
@@ -206,7 +209,9 @@ func (d *importDecoder) line(line []byte) (end bool, err error) {
 	}
 	switch {
 	case w.Options != nil:
-		d.options = *w.Options
+		if d.options = *w.Options; w.Options.Replace != "" {
+			d.replace, err = lists.ParseList(w.Options.Replace)
+		}
 	case w.As != nil:
 		d.as, _, err = d.entry(*w.As, lists.ID{Kind: lists.KindIP, Value: "0.0.0.0"})
 		d.ready = err == nil

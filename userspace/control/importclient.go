@@ -25,7 +25,8 @@ type ImportEntry struct {
 // ImportOptions say how to import.
 type ImportOptions struct {
 	AcceptRisk []string
-	DryRun     bool // change nothing, say what would change
+	DryRun     bool       // change nothing, say what would change
+	Replace    lists.List // whose manual entries that are not imported go, in the same change; 0: none
 }
 
 // ImportReply says what an import came to, or would.
@@ -58,7 +59,7 @@ func (c *Client) Import(ctx context.Context, o ImportOptions, entries iter.Seq2[
 	if err != nil {
 		return ImportReply{}, err
 	}
-	return ImportReply{answer.Generation, lists.Imported{Added: answer.Added, Replaced: answer.Updated, Unchanged: answer.Unchanged}, answer.Notes}, nil
+	return ImportReply{answer.Generation, lists.Imported{Added: answer.Added, Replaced: answer.Updated, Unchanged: answer.Unchanged, Removed: answer.Removed}, answer.Notes}, nil
 }
 
 // post sends a body once and reads the answer.
@@ -97,6 +98,9 @@ func (c *Client) upload(w io.Writer, o ImportOptions, entries iter.Seq2[ImportEn
 	out := json.NewEncoder(buffer)
 	out.SetEscapeHTML(false)
 	options := wireImportOptions{AcceptRisk: o.AcceptRisk, DryRun: o.DryRun}
+	if o.Replace != 0 {
+		options.Replace = o.Replace.String()
+	}
 	if a, err := netip.ParseAddr(c.SessionPeer); err == nil {
 		options.SessionPeer = a.String()
 	}
