@@ -62,6 +62,11 @@ faults: build ## let every bpf, write, fsync and rename call of a daemon fail, o
 	@.ci/deps test
 	$(ENDURE) ./testenv/scenario -run '^TestFaults$$/^$(or $(CALL),.*)$$' -long -faults '$(FAULTS)'
 
+million: build ## ten million addresses through a daemon; the index's size for lists of every shape (root; about 3 minutes)
+	@.ci/deps test
+	$(ENDURE) ./testenv/scenario -run '^TestTenMillion$$' -long
+	$(ENDURE) ./loader/compile -run '^TestIndexSizeMillion$$' -long
+
 soak: build ## a million random operations against a model, restarts between (root; about 10 minutes)
 	@.ci/deps test
 	$(ENDURE) ./testenv/scenario -run '^TestSoak$$' -long

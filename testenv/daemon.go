@@ -2,6 +2,7 @@ package testenv
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -19,7 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// readyWithin is how long a daemon may take to enforce its lists.
+// readyWithin is how long a daemon may take to enforce its lists, unless it says otherwise.
 const readyWithin = 20 * time.Second
 
 // Root returns the top folder of the project: the nearest one above the working directory that has a go.mod.
@@ -63,6 +64,8 @@ func Build() (bin string, err error) {
 
 // Daemon is one `portcullis serve`, with directories of its own below a lab. Change its fields before Start.
 type Daemon struct {
+	ReadyWithin time.Duration // how long it may take to enforce its lists, 0: 20 s; and a command, at least a minute
+
 	Bin        string     // folder of portcullis and cli.sh, as Build returns it
 	Namespace  *Namespace // where it runs
 	Interfaces []string   // none: Args name a configuration that judges requests
@@ -108,6 +111,7 @@ func (d *Daemon) Start() error {
 	if err := d.Launch("NOTIFY_SOCKET=" + notify); err != nil {
 		return err
 	}
+	within := cmp.Or(d.ReadyWithin, readyWithin)
 	said := make(chan error, 1)
 	go func() {
 		buf := make([]byte, 4096)
@@ -125,8 +129,8 @@ func (d *Daemon) Start() error {
 		return err
 	case <-d.Done():
 		return fmt.Errorf("start daemon: it ended at once: %v\n%s", d.cmd.ProcessState, d.Log())
-	case <-time.After(readyWithin):
-		return fmt.Errorf("start daemon: not ready within %v\n%s", readyWithin, d.Log())
+	case <-time.After(within):
+		return fmt.Errorf("start daemon: not ready within %v\n%s", within, d.Log())
 	}
 }
 
@@ -233,7 +237,7 @@ func (d *Daemon) CLI(args ...string) (Output, error) { return d.Ask("", args...)
 
 // Ask is CLI with something on standard input.
 func (d *Daemon) Ask(stdin string, args ...string) (Output, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), max(time.Minute, d.ReadyWithin))
 	defer cancel()
 	cmd := exec.CommandContext(ctx, filepath.Join(d.Bin, "cli.sh"), args...)
 	cmd.Env = append(os.Environ(), "PORTCULLIS_SOCKET="+d.Socket, "PORTCULLIS_PIN_DIR="+d.PinDir, "SSH_CONNECTION=")
