@@ -13,7 +13,7 @@ RACE := ./lists ./lists/store ./userspace/...
 # Not under it: millions, and allocations, which it adds to.
 SLOW_OR_EXACT := Million|AllocatesNothing
 
-.PHONY: help build demo test test-race test-kernels verify generate fuzz gapless faults soak differential bench bench-check bench-l7 bench-l7-check l7-corpus install uninstall clean
+.PHONY: help build demo test test-race test-kernels verify generate fuzz gapless faults million soak differential bench bench-check bench-l7 bench-l7-check l7-corpus install uninstall clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

@@ -13,7 +13,7 @@ import (
 )
 
 // TestTenMillion imports ten million addresses by the command line with -long, a hundred thousand without, changes single
-// ones, and starts the daemon anew with them: `go test ./testenv/scenario -run TenMillion -long -v` prints the figures.
+// ones, and starts the daemon anew with them: `make million` prints the figures.
 func TestTenMillion(t *testing.T) {
 	r := newRig(t)
 	n := times(100_000, 10_000_000)
