@@ -132,8 +132,7 @@ type l7 struct {
 
 	control *control.Server // logs in who calls the management API
 
-	tokens   *sideband.Tokens // never nil once the node runs
-	noTokens string           // why none is valid
+	tokens *sideband.Tokens // never nil once the node runs
 }
 
 type runningFront struct {

@@ -52,6 +52,22 @@ func (d *definitions) follow(use func(*apis.Set)) {
 	use(d.set.Load())
 }
 
+// keep reads definitions again that could not be read, and writes those in force again if their directory was removed.
+func (d *definitions) keep(log *slog.Logger) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if err := d.files.Keep(slices.Collect(d.set.Load().All())); err != nil {
+		return err
+	}
+	for _, b := range slices.Clone(d.broken) {
+		if a, err := d.files.Load(b.ID, slices.Collect(d.set.Load().All())); err == nil {
+			log.Info("API is served: its definition can be read now", "api", b.ID)
+			_ = d.publish(a, b.ID, nil) // fails with the error it is given
+		}
+	}
+	return nil
+}
+
 // problems are the definitions that could not be read, one line each.
 func (d *definitions) problems() (all []string) {
 	d.mu.Lock()

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -56,6 +58,43 @@ func TestDefinitions(t *testing.T) {
 	}
 	if got, err := d.Get("a"); err != nil || got.EnableBlocking || len(d.List()) != 1 {
 		t.Errorf("after a restart: %+v, %v, %v", got, err, d.List())
+	}
+}
+
+// TestKeptDefinitions: what could not be read at start is served once it can be, and a directory that was removed is
+// written again.
+func TestKeptDefinitions(t *testing.T) {
+	dir, log := t.TempDir(), slog.New(slog.DiscardHandler)
+	broken, whole := filepath.Join(dir, "apis", "a.json"), definition("/a")
+	if err := errors.Join(os.MkdirAll(broken, 0o700), os.WriteFile(filepath.Join(dir, "apis", "b.json"), []byte(definition("/b")), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	d, err := openDefinitions(dir, log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var used *apis.Set
+	d.follow(func(s *apis.Set) { used = s })
+	if err := d.keep(log); err != nil || len(d.problems()) != 1 || used.Get("a") != nil || used.Get("b") == nil {
+		t.Fatalf("a folder for a definition: %v, %q", err, d.problems())
+	}
+	if err := errors.Join(os.Remove(broken), os.WriteFile(broken, []byte(whole), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.keep(log); err != nil || len(d.problems()) != 0 || used.Get("a") == nil || used.Get("b") == nil {
+		t.Fatalf("mended: %v, %q", err, d.problems())
+	}
+	if err := os.RemoveAll(filepath.Join(dir, "apis")); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.keep(log); err != nil {
+		t.Fatal(err)
+	}
+	if text, err := os.ReadFile(broken); err != nil || string(text) != whole {
+		t.Errorf("written again: %q, %v", text, err)
+	}
+	if again, err := openDefinitions(dir, log); err != nil || len(again.List()) != 2 {
+		t.Errorf("after a restart: %v, %v", again.List(), err)
 	}
 }
 

@@ -20,16 +20,6 @@ func (c SidebandConfig) open(_ context.Context, n *node) (*opened, error) {
 	}))
 }
 
-// openTokens reads the sideband tokens. What is wrong with their file keeps nothing else from working: no gateway has a
-// valid token then, and status says so.
-func (n *node) openTokens() {
-	var err error
-	if n.tokens, err = sideband.OpenTokens(n.config.StateDir); err != nil {
-		n.noTokens = err.Error()
-		n.log.Error("no sideband token is valid", "error", err)
-	}
-}
-
 // keepTokens lets the control API change the tokens.
 type keepTokens struct {
 	tokens *sideband.Tokens

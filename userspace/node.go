@@ -43,6 +43,7 @@ type node struct {
 	watchers *watchers // of drops
 	l7
 	definitions *definitions
+	files       atomic.Pointer[[]error] // what keepFiles could not do
 
 	protector  *protector
 	protected  atomic.Pointer[[]protection]
@@ -165,8 +166,10 @@ func (n *node) Status() control.Status {
 	if skew := n.store.Clock().Skew(); skew.Abs() > maxSkew {
 		s.Warnings = append(s.Warnings, fmt.Sprintf("the wall clock was set %s after this boot: times of entries are off by that, durations are right; a reboot mends it", skew.Round(time.Second)))
 	}
-	if n.noTokens != "" {
-		bad("sideband: no token is valid: %s", n.noTokens)
+	if lost := n.files.Load(); lost != nil {
+		for _, err := range *lost {
+			bad("%s", err)
+		}
 	}
 	n.statusRoom(bad)
 	if why, _ := n.noMetrics.Load().(string); why != "" {

@@ -18,6 +18,7 @@ import (
 	"github.com/portcullis/portcullis/lists/store"
 	"github.com/portcullis/portcullis/loader"
 	"github.com/portcullis/portcullis/userspace/control"
+	"github.com/portcullis/portcullis/userspace/shim/sideband"
 )
 
 // ErrUnprotected: the interfaces are there and not one could be attached, so that there is nothing to run for.
@@ -53,7 +54,9 @@ func Run(ctx context.Context, c Config, version string, log *slog.Logger, ready 
 	defer n.store.Close()
 	n.opened = n.store.Snapshot().Generation()
 	n.makeRoom()
-	n.openTokens()
+	if n.tokens, err = sideband.OpenTokens(c.StateDir); err != nil { // keeps nothing else from working
+		log.Error(err.Error())
+	}
 	if n.definitions, err = openDefinitions(c.StateDir, log); err != nil {
 		return err
 	}
@@ -72,6 +75,7 @@ func Run(ctx context.Context, c Config, version string, log *slog.Logger, ready 
 	}
 	defer server.Close()
 	n.control = server
+	n.keepFiles()
 	socket, err := control.Listen(c.Socket)
 	if err != nil {
 		return err
@@ -99,6 +103,7 @@ func Run(ctx context.Context, c Config, version string, log *slog.Logger, ready 
 		g.Go(func() error { return quiet(ctx, n.watchers.run(ctx)) })
 	}
 	n.runL7(ctx, g)
+	g.Go(func() error { n.watchFiles(ctx); return nil })
 	g.Go(func() error { n.watchRoom(ctx); return nil })
 	g.Go(func() error { return quiet(ctx, server.Serve(ctx, socket)) })
 	if c.Metrics != "" {
@@ -166,6 +171,31 @@ func (n *node) startKernel(ctx context.Context, ld *loader.Loader, numbers *metr
 		return err
 	}
 	return n.attachAll(ld)
+}
+
+// watchFiles keeps what the state directory holds beside the lists, which the store keeps.
+func (n *node) watchFiles(ctx context.Context) {
+	again := time.NewTicker(5 * time.Second)
+	defer again.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-again.C:
+			n.keepFiles()
+		}
+	}
+}
+
+// keepFiles reads files again that could not be read, and writes those again that were removed.
+func (n *node) keepFiles() {
+	var failed []error
+	for _, err := range []error{n.definitions.keep(n.log), n.tokens.Keep(), n.control.Keep()} {
+		if err != nil {
+			failed = append(failed, err)
+		}
+	}
+	n.files.Store(&failed)
 }
 
 // sweep has the kernel free what lists that were replaced took.

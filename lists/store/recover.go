@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -168,6 +169,13 @@ func (s *Store) rebuild(cause error) error {
 		why = fmt.Sprintf("lists written anew from memory because of %s; nothing is lost but the history", oneLine(cause))
 	}
 	keys := s.db.keys
+	if err := os.Mkdir(filepath.Dir(s.path), 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("make removed state directory again: %w", err)
+	}
+	if err := s.keys.keep(); err != nil { // first: without it nobody could read the database
+		return err
+	}
+	s.keepLock()
 	err := writeDatabase(temp, m, keys, now, func(d *database) error {
 		for _, l := range []lists.List{lists.Whitelist, lists.Blacklist} {
 			for e := range snap.Entries(l) {

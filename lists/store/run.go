@@ -2,6 +2,10 @@ package store
 
 import (
 	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
 	"sync"
 	"time"
 
@@ -66,6 +70,7 @@ func (s *Store) tidy() {
 		}
 		if s.scrub(); s.clock.Now().Sub(s.lastTry) >= time.Second {
 			s.keepKey()
+			s.keepLock()
 		}
 		var err error // save keeps it for Status; what has ended counts for nobody even if it stays
 		if len(todo) > 0 {
@@ -92,6 +97,19 @@ func (s *Store) keepKey() {
 	if err != nil && s.health.key != was {
 		s.log.Error("without the key file the next start is refused", "error", err)
 	}
+}
+
+// keepLock takes the lock again if its file was removed: without it another process could open the directory.
+func (s *Store) keepLock() {
+	if _, err := os.Lstat(s.lock.Name()); !errors.Is(err, fs.ErrNotExist) {
+		return
+	}
+	lock, err := lockDir(filepath.Dir(s.path))
+	if err != nil {
+		return // Status says what is wrong with the directory
+	}
+	_ = s.lock.Close()
+	s.lock = lock
 }
 
 // copyDue reports whether it is time for a copy: something changed, and the last one is SnapshotEvery old, or a

@@ -35,6 +35,7 @@ var failing = []struct {
 	{"ftruncate", []string{"EIO"}},
 	{"renameat", []string{"EIO", "ENOSPC"}},
 	{"unlinkat", []string{"EIO"}},
+	{"openat", []string{"EMFILE", "EIO"}},
 }
 
 // fault is one system call that fails: the nth of its kind in each thread of the daemon.

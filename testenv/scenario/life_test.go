@@ -1,6 +1,7 @@
 package scenario
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -8,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/portcullis/portcullis/lists/store"
 	"github.com/portcullis/portcullis/testenv"
 )
 
@@ -68,6 +70,47 @@ func TestLostStateDirectory(t *testing.T) {
 	}
 	r.must(r.daemon.Start())
 	r.reach(r.Client)
+}
+
+// TestRemovedStateDirectory: a daemon whose state directory is removed under it writes all that is in force to a new one,
+// and the next daemon finds it there: no list is lost, and no password becomes that of a new node.
+func TestRemovedStateDirectory(t *testing.T) {
+	r := start(t)
+	r.cli("add_blacklist", "ip", r.Client.IPv4.String())
+	api := filepath.Join(t.TempDir(), "kept.json")
+	r.must(os.WriteFile(api, []byte(`{"api_metadata": {"protocol": "http", "url": "/kept", "hostname": "*"}}`), 0o600))
+	r.cli("add_api", api)
+	r.cli("create_sideband_token")
+	tokens := r.cli("list_sideband_token")
+	files := []string{"apis/kept.json", "apis/root.json", "audit.log", "lists.db", "lists.key", "lock", "sideband_tokens.json", "users.json"}
+	users, err := os.ReadFile(filepath.Join(r.daemon.StateDir, "users.json"))
+	r.must(err)
+
+	r.must(os.RemoveAll(r.daemon.StateDir))
+	testenv.Eventually(t, time.Minute, "the state directory to be written again", func() error {
+		if out, err := r.daemon.CLI("add_blacklist", "ip", "198.18.0.1"); err != nil || out.Code != 0 {
+			return fmt.Errorf("%+v, %w", out, err)
+		}
+		for _, f := range files {
+			if _, err := os.Stat(filepath.Join(r.daemon.StateDir, f)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if _, err := store.Open(store.Options{Dir: r.daemon.StateDir}, nil); !errors.Is(err, store.ErrLocked) {
+		t.Errorf("another process opens the new directory: %v", err)
+	}
+	r.must(r.daemon.Stop())
+	r.must(r.daemon.Start())
+	r.blocked(r.Client, ipv4...)
+	if got := r.cli("list_sideband_token"); got != tokens {
+		t.Errorf("sideband tokens: %s, want %s", got, tokens)
+	}
+	r.cli("api_info", "kept")
+	if got, err := os.ReadFile(filepath.Join(r.daemon.StateDir, "users.json")); err != nil || string(got) != string(users) {
+		t.Errorf("users.json: %s, %v, want %s", got, err, users)
+	}
 }
 
 // TestBypassNeedsNoDaemon: the emergency exit works with the daemon dead and alive, and keeps the lists.

@@ -42,7 +42,7 @@ func OpenFiles(dir string) (Files, []*API, []Broken, error) {
 	f := Files{dir}
 	names, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
-		err = f.begin()
+		err = f.begin(Root())
 		names = nil
 		if err == nil {
 			names, err = os.ReadDir(dir)
@@ -58,10 +58,7 @@ func OpenFiles(dir string) (Files, []*API, []Broken, error) {
 		if !ok {
 			continue // not ours, or what a crash left of a write
 		}
-		a, err := f.load(n.Name())
-		if err == nil {
-			err = Conflict(all, a)
-		}
+		a, err := f.Load(id, all)
 		if err != nil {
 			broken = append(broken, Broken{id, err})
 			continue
@@ -71,8 +68,19 @@ func OpenFiles(dir string) (Files, []*API, []Broken, error) {
 	return f, all, broken, nil
 }
 
+// Keep makes the directory again, with these definitions in it, if it was removed.
+func (f Files) Keep(all []*API) error {
+	if _, err := os.Lstat(f.dir); !errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err := f.begin(all...); err != nil {
+		return fmt.Errorf("write removed API definitions again: %w", err)
+	}
+	return nil
+}
+
 // begin makes the directory whole or not at all.
-func (f Files) begin() error {
+func (f Files) begin(all ...*API) error {
 	temporary := f.dir + ".new"
 	if err := os.RemoveAll(temporary); err != nil {
 		return err
@@ -80,8 +88,10 @@ func (f Files) begin() error {
 	if err := os.Mkdir(temporary, 0o700); err != nil {
 		return err
 	}
-	if err := (Files{temporary}).Save(Root()); err != nil {
-		return err
+	for _, a := range all {
+		if err := (Files{temporary}).Save(a); err != nil {
+			return err
+		}
 	}
 	if err := os.Rename(temporary, f.dir); err != nil {
 		return err
@@ -89,7 +99,9 @@ func (f Files) begin() error {
 	return durable.SyncDir(filepath.Dir(f.dir))
 }
 
-func (f Files) load(name string) (*API, error) {
+// Load reads a definition that is to stand beside all. Errors are those of [Parse] and [Conflict], and of the disk.
+func (f Files) Load(id string, all []*API) (*API, error) {
+	name := id + ".json"
 	in, err := os.Open(filepath.Join(f.dir, name))
 	if err != nil {
 		return nil, err
@@ -102,7 +114,11 @@ func (f Files) load(name string) (*API, error) {
 	if err != nil {
 		return nil, err
 	}
-	return Parse(name, text)
+	a, err := Parse(name, text)
+	if err != nil {
+		return nil, err
+	}
+	return a, Conflict(all, a)
 }
 
 // Save writes a definition; it is durable, and there whole or not at all, when Save returns. After durable.ErrUnsynced,

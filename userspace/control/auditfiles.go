@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -149,13 +148,17 @@ type rotatedChain struct {
 
 // rotated returns the chains of earlier days, oldest first.
 func (a *auditLog) rotated() ([]rotatedChain, error) {
-	paths, err := filepath.Glob(a.path(chainFile) + ".*")
+	names, err := os.ReadDir(a.dir) // filepath.Glob would take a folder that cannot be read for an empty one
 	if err != nil {
 		return nil, err
 	}
 	var out []rotatedChain
-	for _, path := range paths {
-		f, err := os.Open(path)
+	for _, name := range names {
+		suffix, ok := strings.CutPrefix(name.Name(), chainFile)
+		if !ok || !strings.HasPrefix(suffix, ".") {
+			continue
+		}
+		f, err := os.Open(a.path(name.Name()))
 		if err != nil {
 			return nil, err
 		}
@@ -164,7 +167,7 @@ func (a *auditLog) rotated() ([]rotatedChain, error) {
 		f.Close()
 		// One without a header sorts first, and compare reports it.
 		header, _ := parseHeader(line)
-		out = append(out, rotatedChain{strings.TrimPrefix(path, a.path(chainFile)), header})
+		out = append(out, rotatedChain{suffix, header})
 	}
 	slices.SortStableFunc(out, func(x, y rotatedChain) int {
 		if x.header.lines != y.header.lines {

@@ -221,6 +221,40 @@ func TestBrokenUsers(t *testing.T) {
 	}
 }
 
+// TestKeptUsers: a users.json that could not be read is read once it can be, and one that was removed is written again.
+func TestKeptUsers(t *testing.T) {
+	needRoot(t)
+	ctx, dir := context.Background(), t.TempDir()
+	path, away := filepath.Join(dir, "users.json"), filepath.Join(dir, "away")
+	server, root := controltest.Start(t, controltest.NewBackend(), control.Options{StateDir: dir})
+	if err := root.SetPassword(ctx, "", "fresh"); err != nil {
+		t.Fatal(err)
+	}
+	login := func(server *control.Server, root *control.Client, what string) {
+		t.Helper()
+		if err := server.Keep(); err != nil {
+			t.Errorf("%s: %v", what, err)
+		}
+		if _, err := as(t, root, nobody, "admin", "fresh").AuthMethod(ctx); err != nil {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	login(server, root, "removed")
+	if err := errors.Join(os.Rename(path, away), os.Mkdir(path, 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	server, root = controltest.Start(t, controltest.NewBackend(), control.Options{StateDir: dir})
+	_, err := as(t, root, nobody, "admin", "fresh").AuthMethod(ctx)
+	wantError(t, err, control.CodeForbidden)
+	if err := errors.Join(os.Remove(path), os.Rename(away, path)); err != nil {
+		t.Fatal(err)
+	}
+	login(server, root, "there again")
+}
+
 // TestManyCallsHashOnce: a script's thousand calls must not cost a thousand hashes (about 30 ms each).
 func TestManyCallsHashOnce(t *testing.T) {
 	ctx := context.Background()

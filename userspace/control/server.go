@@ -84,6 +84,10 @@ func New(o Options) (*Server, error) {
 	return s, nil
 }
 
+// Keep reads users.json if it could not be read yet, and writes it again if it was removed: without it the next start would
+// make the account admin/admin. Call it now and then.
+func (s *Server) Keep() error { return s.users.keep() }
+
 // Close gives the audit log's files back. Call it after Serve has returned.
 func (s *Server) Close() error { return s.audit.close() }
 

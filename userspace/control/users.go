@@ -52,6 +52,7 @@ type usersDocument struct {
 // changes what is remembered, for the hash is part of it.
 type users struct {
 	path string
+	log  *slog.Logger
 	slot chan struct{}
 	key  [32]byte
 
@@ -65,7 +66,7 @@ type users struct {
 
 // openUsers reads users.json, or makes it with the default account where there is none.
 func openUsers(dir string, log *slog.Logger) *users {
-	u := &users{path: filepath.Join(dir, usersFile), slot: make(chan struct{}, hashesAtOnce),
+	u := &users{path: filepath.Join(dir, usersFile), log: log, slot: make(chan struct{}, hashesAtOnce),
 		accounts: map[string]account{}, remembered: map[[32]byte]struct{}{}}
 	rand.Read(u.key[:])
 	accounts, err := readUsers(u.path)
@@ -87,6 +88,37 @@ func openUsers(dir string, log *slog.Logger) *users {
 	rand.Read(salted)
 	u.decoy = account{Hash: hashPassword(string(salted))}
 	return u
+}
+
+// keep is [Server.Keep].
+func (u *users) keep() error {
+	if !u.changing.TryLock() {
+		return nil // somebody writes it
+	}
+	defer u.changing.Unlock()
+	u.mu.Lock()
+	broken, accounts := u.broken, u.accounts
+	u.mu.Unlock()
+	if broken == "" {
+		if _, err := os.Lstat(u.path); !errors.Is(err, os.ErrNotExist) {
+			return nil
+		}
+		if err := writeUsers(u.path, accounts); err != nil {
+			return fmt.Errorf("removed users.json: %w", err)
+		}
+		u.log.Error("users.json was removed while in use, and is written anew")
+		return nil
+	}
+	read, err := readUsers(u.path)
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if err != nil {
+		u.broken = err.Error()
+		return nil // warnings tell
+	}
+	u.accounts, u.broken = read, ""
+	u.log.Info("password logins are taken: users.json can be read now")
+	return nil
 }
 
 func readUsers(path string) (map[string]account, error) {

@@ -45,31 +45,45 @@ type Token struct {
 // Tokens are the sideband tokens of a node, kept in a file of the state directory (mode 0600, replaced whole and
 // durably). Safe for concurrent use; what is changed is in force and on disk when the call returns.
 type Tokens struct {
-	path string
-	mu   sync.Mutex // held by changes
-	all  []Token
+	path   string
+	mu     sync.Mutex // held by changes
+	all    []Token
+	unread error // why the file could not be read
 	// valid holds hashes, so that how long a look-up takes says nothing of the tokens.
 	valid atomic.Pointer[map[[sha256.Size]byte]struct{}]
 }
 
 // OpenTokens reads the tokens of a state directory; a file that is not there is none. After an error nobody has a valid
-// token, and changes are refused: Tokens is usable.
+// token, and changes are refused, until [Tokens.Keep] can read it: Tokens is usable.
 func OpenTokens(dir string) (*Tokens, error) {
-	t := &Tokens{path: filepath.Join(dir, tokensFile)}
+	t := &Tokens{path: filepath.Join(dir, tokensFile), unread: errors.New("not read yet")}
 	t.publish()
-	f, err := os.OpenFile(t.path, os.O_RDONLY|syscall.O_NOFOLLOW, 0)
-	if errors.Is(err, os.ErrNotExist) {
-		return t, nil
+	return t, t.Keep()
+}
+
+// Keep reads the file if that has not succeeded yet, and writes it again if it was removed.
+func (t *Tokens) Keep() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.unread == nil {
+		if _, err := os.Lstat(t.path); len(t.all) == 0 || !errors.Is(err, os.ErrNotExist) {
+			return nil
+		}
+		if err := t.write(t.all); err != nil {
+			return fmt.Errorf("write removed sideband tokens again: %w", err)
+		}
+		return nil
 	}
+	f, err := os.OpenFile(t.path, os.O_RDONLY|syscall.O_NOFOLLOW, 0)
 	if err == nil {
 		err = t.read(f)
 	}
-	if err != nil {
-		t.path = ""
-		return t, fmt.Errorf("read sideband tokens: %w", err)
+	if t.unread = err; err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("no sideband token is valid: read them: %w", err)
 	}
+	t.unread = nil
 	t.publish()
-	return t, nil
+	return nil
 }
 
 func (t *Tokens) read(f *os.File) error {
@@ -154,8 +168,8 @@ func (t *Tokens) Delete(token string) error {
 func (t *Tokens) change(edit func([]Token) ([]Token, error)) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.path == "" {
-		return fmt.Errorf("change sideband tokens: the file could not be read at start: mend or remove %s and restart the daemon", tokensFile)
+	if t.unread != nil {
+		return fmt.Errorf("change sideband tokens: %w: mend or remove %s, which is read again every few seconds", t.unread, tokensFile)
 	}
 	next, err := edit(slices.Clone(t.all))
 	if err != nil {

@@ -74,6 +74,23 @@ func TestBrokenTokens(t *testing.T) {
 		if kept, _ := os.ReadFile(path); string(kept) != text {
 			t.Errorf("%s: now %s", text, kept)
 		}
+		if err := tokens.Keep(); err == nil {
+			t.Errorf("%s: is read", text)
+		}
+		// Once it is mended it is read; if it is removed it is written again.
+		good := strings.Repeat("a1", 16)
+		if err := os.WriteFile(path, []byte(`[{"token":"`+good+`","created":"2026-01-02T03:04:05Z"}]`), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := tokens.Keep(); err != nil || !tokens.Valid(good) {
+			t.Errorf("mended: %v, valid %v", err, tokens.Valid(good))
+		}
+		if err := os.Remove(path); err != nil {
+			t.Fatal(err)
+		}
+		if err := tokens.Keep(); err != nil || !openTokens(t, dir).Valid(good) {
+			t.Errorf("removed: %v", err)
+		}
 	}
 }
 
