@@ -121,7 +121,7 @@ func Run(ctx context.Context, c Config, version string, log *slog.Logger, ready 
 // newControl makes the control API's server.
 func (n *node) newControl() (*control.Server, error) {
 	o := control.Options{
-		Backend: n, StateDir: n.config.StateDir, Version: n.version, Logger: n.log,
+		Backend: n, StateDir: n.config.StateDir, Used: n.opened > 1, Version: n.version, Logger: n.log,
 		APIs: n.definitions, Why: n.why, Sideband: keepTokens{n.tokens, n.store.Clock().Now}, Now: n.store.Clock().Now,
 	}
 	if n.config.judges() {

@@ -275,6 +275,13 @@ func (a *auditLog) openFile(name string) (*os.File, error) {
 	return os.OpenFile(a.path(name), os.O_CREATE|os.O_RDWR|os.O_APPEND|syscall.O_NOFOLLOW, 0o600)
 }
 
+// used reports whether anybody has changed anything yet.
+func (a *auditLog) used() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.count > 0
+}
+
 // broken says what is wrong with the chain, "" if nothing is known to be.
 func (a *auditLog) broken() string {
 	a.mu.Lock()

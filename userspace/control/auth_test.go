@@ -253,6 +253,21 @@ func TestKeptUsers(t *testing.T) {
 		t.Fatal(err)
 	}
 	login(server, root, "there again")
+
+	// Lost while no daemon ran: not even then is the password that of a new node.
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	root = controltest.Serve(t, controltest.NewBackend(), control.Options{StateDir: dir})
+	_, err = as(t, root, nobody, "admin", "admin").AuthMethod(ctx)
+	wantError(t, err, control.CodeForbidden)
+	if st, err := root.Status(ctx); err != nil || len(st.Warnings) != 1 || !strings.Contains(st.Warnings[0], "update_password makes a new users.json") {
+		t.Errorf("warnings %q, %v", st.Warnings, err)
+	}
+	if err := root.SetPassword(ctx, "", "fresh"); err != nil {
+		t.Fatal(err)
+	}
+	login(server, root, "made anew by root")
 }
 
 // TestManyCallsHashOnce: a script's thousand calls must not cost a thousand hashes (about 30 ms each).

@@ -22,6 +22,7 @@ import (
 // Options of [New]. Backend and StateDir are needed.
 type Options struct {
 	Backend  Backend
+	Used     bool   // lists were changed before: a users.json that is missing was lost
 	StateDir string // users.json, audit.log and their companions; made with mode 0700 if missing
 	Version  string
 	Logger   *slog.Logger               // nil: says nothing
@@ -55,7 +56,7 @@ type Server struct {
 	hits     func(netip.Prefix) (Hits, error)
 }
 
-// New reads users and audit log from the state directory, making the account admin/admin if there is none. Both
+// New reads users and audit log from the state directory, making the account admin/admin on a new node. Both
 // are files of this process alone: the caller holds the directory's lock.
 //
 // What is wrong with these files keeps no node from enforcing. With a users.json that cannot be read passwords are
@@ -74,7 +75,7 @@ func New(o Options) (*Server, error) {
 	audit := openAudit(o.StateDir, o.Now, o.Logger)
 	s := &Server{
 		backend: o.Backend, version: o.Version, log: o.Logger, now: o.Now, why: o.Why, whyHTTP: o.WhyHTTP, apis: o.APIs, sideband: o.Sideband, watch: o.Watch, hits: o.Hits,
-		users: openUsers(o.StateDir, o.Logger), audit: audit, guard: newGuard(o.Now),
+		users: openUsers(o.StateDir, o.Used || audit.used(), o.Logger), audit: audit, guard: newGuard(o.Now),
 		big: make(chan struct{}, bigAtOnce),
 	}
 	if err := s.routes(); err != nil {

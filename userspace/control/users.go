@@ -64,13 +64,14 @@ type users struct {
 	decoy      account    // verified in place of an account that is not there
 }
 
-// openUsers reads users.json, or makes it with the default account where there is none.
-func openUsers(dir string, log *slog.Logger) *users {
+// openUsers reads users.json. On a node that was never used it makes it with the default account; on another a missing one
+// was lost, and the password of every new node must not open it.
+func openUsers(dir string, used bool, log *slog.Logger) *users {
 	u := &users{path: filepath.Join(dir, usersFile), log: log, slot: make(chan struct{}, hashesAtOnce),
 		accounts: map[string]account{}, remembered: map[[32]byte]struct{}{}}
 	rand.Read(u.key[:])
 	accounts, err := readUsers(u.path)
-	if errors.Is(err, os.ErrNotExist) {
+	if errors.Is(err, os.ErrNotExist) && !used {
 		accounts = map[string]account{defaultUser: {Name: defaultUser, Hash: hashPassword(defaultPass), Default: true}}
 		if err = writeUsers(u.path, accounts); err != nil {
 			log.Error("the first account is not on disk; every start makes it until that works", "error", err)
