@@ -315,6 +315,46 @@ func (m *Maps) Lookup(a netip.Addr) (c compile.Cell, found bool, err error) {
 	return m.boot.listed(k), true, nil
 }
 
+// Next reads up to n prefixes of the active tries, those that come after one that it returned, or the first ones: where
+// that one is gone, too. Fewer than n are the last.
+func (m *Maps) Next(after netip.Prefix, n int) ([]netip.Prefix, error) {
+	leave, err := m.enter()
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	s := &m.sides[m.words.active()]
+	var all []netip.Prefix
+	var last any
+	if !after.IsValid() || after.Addr().Is4() {
+		if after.IsValid() {
+			key := keyV4(after)
+			last = &key
+		}
+		keys := make([]bpf.KeyV4, n)
+		found, err := s.v4.after(last, keys)
+		if err != nil {
+			return nil, err
+		}
+		for _, k := range keys[:found] {
+			all = append(all, netip.PrefixFrom(netip.AddrFrom4(k.Addr), int(k.Prefixlen)))
+		}
+		last = nil
+	} else {
+		key := keyV6(after)
+		last = &key
+	}
+	keys := make([]bpf.KeyV6, n-len(all))
+	found, err := s.v6.after(last, keys)
+	if err != nil {
+		return nil, err
+	}
+	for _, k := range keys[:found] {
+		all = append(all, netip.PrefixFrom(netip.AddrFrom16(k.Addr), int(k.Prefixlen)))
+	}
+	return all, nil
+}
+
 // active is the index of the side that programs read; anything but 0 is b, as the program has it.
 func (w *controlWords) active() int {
 	if atomic.LoadUint32(&w.Active) == 0 {

@@ -214,6 +214,41 @@ func TestReplaceEmptiesIdle(t *testing.T) {
 	}
 }
 
+// TestNext: a walk by any number at a time meets every prefix of both families once.
+func TestNext(t *testing.T) {
+	l := open(t, Options{PinDir: pinsFor(t)})
+	m := l.Maps()
+	c := cells{"10.0.0.0/8": drop, "10.0.0.0/32": drop, "0.0.0.0/0": drop, "255.255.255.255/32": drop, "::/0": drop, "2001:db8::/64": drop, "2001:db8::/128": drop}
+	for i := range 300 {
+		c[fmt.Sprintf("10.0.%d.0/%d", i%256, 24+i/100)] = drop
+		c[fmt.Sprintf("2001:db8:%x::/48", i)] = drop
+	}
+	replace(t, m, 1, c)
+	for _, n := range []int{1, 7, 64, 10000} {
+		met := make(map[netip.Prefix]int)
+		for after := (netip.Prefix{}); ; {
+			some, err := m.Next(after, n)
+			must(t, err)
+			for _, p := range some {
+				met[p]++
+				after = p
+			}
+			if len(some) < n {
+				break
+			}
+		}
+		want := 0
+		for p := range c.all() {
+			if want++; met[p] != 1 {
+				t.Errorf("by %d: %s met %d times", n, p, met[p])
+			}
+		}
+		if len(met) != want {
+			t.Errorf("by %d: met %d prefixes, want %d", n, len(met), want)
+		}
+	}
+}
+
 // TestFull: what does not fit is refused before anything changes.
 func TestFull(t *testing.T) {
 	l := open(t, Options{PinDir: pinsFor(t), Capacity: 4})

@@ -131,8 +131,10 @@ func (t trie[K]) sweep(likely *[]K) (n int, done bool, err error) {
 }
 
 // first reads the first keys, as many as fit.
-func (t trie[K]) first(keys []K) (int, error) {
-	var last any
+func (t trie[K]) first(keys []K) (int, error) { return t.after(nil, keys) }
+
+// after reads the keys after last, as many as fit; if that is nil, or not there, the first ones.
+func (t trie[K]) after(last any, keys []K) (int, error) {
 	for n := range keys {
 		err := patiently(func() error { return t.m.NextKey(last, &keys[n]) })
 		if errors.Is(err, ebpf.ErrKeyNotExist) {

@@ -266,6 +266,7 @@ func (d *Daemon) Run(args ...string) (string, error) {
 // Status is the part of `status -o json` that tests look at.
 type Status struct {
 	Degraded   []string `json:"degraded"`
+	Warnings   []string `json:"warnings"`
 	Generation struct {
 		Store  uint64 `json:"store"`
 		Kernel uint64 `json:"kernel"`

@@ -23,6 +23,12 @@ type kernel interface {
 	Renew() error
 }
 
+// contents is what the kernel's maps hold, as loader.Maps tells.
+type contents interface {
+	Lookup(a netip.Addr) (c compile.Cell, found bool, err error)
+	Next(after netip.Prefix, n int) ([]netip.Prefix, error)
+}
+
 // watcher is what enforcement needs of a store.
 type watcher interface {
 	Watch(ctx context.Context, from uint64) (lists.Update, error)
@@ -48,6 +54,10 @@ type enforcement struct {
 	applied func(*lists.Snapshot)
 	// observe is told how long the kernel took to take over a "change" or the "whole" list; nil: nobody wants to know.
 	observe func(how string, took time.Duration)
+	// contents is compared with the lists, by this clock; nil: nobody does.
+	contents contents
+	now      func() time.Time
+	audit    audit
 
 	table     *compile.Table
 	snapshot  *lists.Snapshot
@@ -55,9 +65,10 @@ type enforcement struct {
 	inStep    bool // the maps hold what table says; false: only a Replace helps
 
 	mu      sync.Mutex
-	reached uint64        // generation the kernel enforces
-	tried   uint64        // newest generation handed to the kernel
-	failure error         // what the last try came to
+	reached uint64 // generation the kernel enforces
+	tried   uint64 // newest generation handed to the kernel
+	failure error  // what the last try came to
+	drift   drift
 	moved   chan struct{} // closed at each try
 }
 
@@ -96,6 +107,9 @@ func (e *enforcement) run(ctx context.Context) error {
 	defer retry.Stop()
 	renew := time.NewTicker(renewEvery)
 	defer renew.Stop()
+	compare := time.NewTimer(passEvery)
+	defer compare.Stop()
+	defer e.audit.end()
 	for {
 		select {
 		case err := <-failed:
@@ -109,6 +123,8 @@ func (e *enforcement) run(ctx context.Context) error {
 			e.refreshProtected()
 		case <-renew.C:
 			e.renew()
+		case <-compare.C:
+			compare.Reset(e.compare(ctx))
 		case <-retry.C:
 			if !e.inStep {
 				e.report(e.snapshot.Generation(), e.replace(ctx, nil))
@@ -166,6 +182,7 @@ func (e *enforcement) renew() {
 // replace writes the whole state: tries first, then the firewall switch.
 func (e *enforcement) replace(ctx context.Context, progress func(done int)) error {
 	e.inStep = false
+	e.audit.end()
 	e.renew() // a big table takes a while
 	cells, finish := ahead(e.table.Rebuild(e.snapshot, e.protected))
 	defer finish() // also when the kernel refuses: the table must never be half of a list

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"maps"
 	"net/netip"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -74,6 +75,29 @@ func (k *fakeKernel) SetFirewall(on bool) error {
 	defer k.mu.Unlock()
 	k.firewall = on
 	return nil
+}
+
+func (k *fakeKernel) Lookup(a netip.Addr) (c compile.Cell, found bool, err error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	best := -1
+	for p, cell := range k.cells {
+		if p.Contains(a) && p.Bits() > best {
+			best, c = p.Bits(), cell
+		}
+	}
+	return c, best >= 0, nil
+}
+
+func (k *fakeKernel) Next(after netip.Prefix, n int) ([]netip.Prefix, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	all := slices.SortedFunc(maps.Keys(k.cells), netip.Prefix.Compare)
+	i, found := slices.BinarySearchFunc(all, after, netip.Prefix.Compare)
+	if found {
+		i++
+	}
+	return all[i:min(i+n, len(all))], nil
 }
 
 func (k *fakeKernel) holds() map[netip.Prefix]compile.Cell {

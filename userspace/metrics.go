@@ -29,6 +29,7 @@ type metrics struct {
 	capacity uint32
 	index    func() (loader.IndexState, error)
 	places   func() []place
+	drift    func() drift // nil: no packets are judged here
 	apply    *prometheus.HistogramVec
 	also     []prometheus.Collector // set before registry is called
 }
@@ -105,6 +106,14 @@ func (m *metrics) Collect(out chan<- prometheus.Metric) {
 		}
 		count("index_checks_total", "Packets that were judged by the index and by the maps too.", x.Checked)
 		count("index_mismatches_total", "Of the packets checked, those on which index and maps did not agree.", x.Mismatches)
+	}
+	if m.drift != nil {
+		d := m.drift()
+		count := func(name, help string, v uint64) {
+			out <- prometheus.MustNewConstMetric(desc(name, help), prometheus.CounterValue, float64(v))
+		}
+		count("drift_addresses_total", "Addresses that the kernel's maps judged otherwise than the lists, found by comparing their contents.", d.addresses)
+		count("comparisons_total", "Comparisons of all that the kernel's maps hold with the lists.", d.passes)
 	}
 	m.interfaces(out, st)
 	m.drops(out, st)

@@ -191,6 +191,10 @@ func (n *node) statusKernel(s *control.Status, bad func(string, ...any)) {
 	if s.Generation.Kernel = reached; failure != nil {
 		bad("kernel: does not enforce generation %d: %s", s.Generation.Store, failure)
 	}
+	if d := n.enforce.drifted(); d.addresses > 0 {
+		s.Warnings = append(s.Warnings, fmt.Sprintf("kernel: its maps judged %d addresses otherwise than the lists, and were written again at %s; the last was %s",
+			d.addresses, d.mended.UTC().Format(time.RFC3339), d.last))
+	}
 	bypass, err := n.maps.Bypass()
 	if err != nil {
 		bad("kernel: read bypass: %s", err)

@@ -165,6 +165,8 @@ func (n *node) startKernel(ctx context.Context, ld *loader.Loader, numbers *metr
 	n.enforce = newEnforcement(n.maps, n.store, n.log, n.findProtected, n.followSettings)
 	n.enforce.table.PassOnly = n.config.ipEnforcement() == enforceL7
 	n.enforce.observe = numbers.observe
+	n.enforce.contents, n.enforce.now = n.maps, n.store.Clock().Now
+	numbers.drift = n.enforce.drifted
 	n.maps.Follow(n.enforce.table)
 	v4, v6 := n.lenPrefixes(n.store.Snapshot())
 	if err := n.enforce.start(ctx, func(done int) { n.progress("filling kernel maps", done, v4+v6) }); err != nil {
