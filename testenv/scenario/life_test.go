@@ -72,6 +72,19 @@ func TestLostStateDirectory(t *testing.T) {
 	r.reach(r.Client)
 }
 
+// TestListensNowhereByDefault: nothing but the unix socket; metrics and HTTP are for who asks for them.
+func TestListensNowhereByDefault(t *testing.T) {
+	r := start(t)
+	r.cli("status")
+	for _, protocol := range []string{"tcp", "tcp6", "udp", "udp6", "raw", "raw6"} {
+		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/net/%s", r.daemon.PID(), protocol)) // of its namespace
+		r.must(err)
+		if sockets := strings.Count(string(text), "\n") - 1; sockets != 0 {
+			t.Errorf("%d sockets:\n%s", sockets, text)
+		}
+	}
+}
+
 // TestRemovedStateDirectory: a daemon whose state directory is removed under it writes all that is in force to a new one,
 // and the next daemon finds it there: no list is lost, and no password becomes that of a new node.
 func TestRemovedStateDirectory(t *testing.T) {
