@@ -120,6 +120,9 @@ var flags = []flagDef{
 	{name: "metrics", takes: takesValue, value: "HOST:PORT", help: "show metrics to Prometheus there (default: nowhere)"},
 	{name: "http", takes: takesNothing, help: "ask about an HTTP request in place of addresses"},
 	{name: "header", short: "H", takes: takesValue, value: "'NAME: VALUE'", many: true, secret: true, help: "a header of the request; may be repeated"},
+	{name: "cookie", short: "b", takes: takesValue, value: "'NAME=VALUE; ...'", many: true, secret: true, help: "cookies of the request"},
+	{name: "basic", takes: takesValue, value: "NAME:PASSWORD", secret: true, help: "HTTP Basic authentication of the request (curl's -u, which is the login here)"},
+	{name: "user-agent", short: "A", takes: takesValue, value: "NAME", help: "the user agent of the request"},
 	{name: "request", short: "X", takes: takesValue, value: "METHOD", help: "the method of the request (default GET)"},
 	{name: "from", takes: takesValue, value: "ADDRESS", help: "why: the address that the request comes from (default: not known); watch: only packets from this address or CIDR"},
 	{name: "interval", takes: takesValue, value: "DURATION", help: "measure for so long before each table (default 1s)"},
@@ -391,7 +394,7 @@ func nodeCommands() []*command {
 				"and so is what should be mended, one warning: line each; the exit code stays 0 as long as a daemon answers.",
 				"mode is sideband where gateways ask and inline otherwise; http/ws and https/wss are the ports where clients or gateways come, disabled where only packets are judged. " +
 					"ssl in the abs row: ABS is never called without TLS."}},
-		{name: "why", group: groupNode, flags: append([]string{"http", "header", "request", "from"}, viewFlags...), run: runWhy,
+		{name: "why", group: groupNode, flags: append(append([]string{"http", "from"}, requestFlags...), viewFlags...), run: runWhy,
 			args:  []arg{{name: "ADDRESS", repeat: true, help: "an IP address; -: those on standard input, one a line; with --http: a URL, or a file with the request, -: on standard input"}},
 			short: "Say what happens to packets of an address, or to an HTTP request, and why",
 			long: []string{"The verdict with its reason as status counts it; every entry of both lists that covers the address, with its source, age and end; " +

@@ -23,7 +23,7 @@ func runWhy(c *call) error {
 	if c.has("http") {
 		return c.whyHTTP()
 	}
-	for _, flag := range []string{"header", "request", "from"} {
+	for _, flag := range append([]string{"from"}, requestFlags...) {
 		if c.cli.IsSet(flag) {
 			return &usageError{"--" + flag + " belongs to a request", "why --http --" + flag + " ... URL"}
 		}

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"cmp"
+	"encoding/base64"
 	"fmt"
 	"io"
 	"net/netip"
@@ -13,6 +14,9 @@ import (
 	"github.com/portcullis/portcullis/lists"
 	"github.com/portcullis/portcullis/userspace/control"
 )
+
+// requestFlags say with a URL what a request is, as curl takes it.
+var requestFlags = []string{"header", "cookie", "basic", "user-agent", "request"}
 
 // maxHead is the most that is read of a request.
 const maxHead = 512 << 10
@@ -60,8 +64,11 @@ func (c *call) question() (control.HTTPQuestion, error) {
 		return control.HTTPQuestion{Raw: raw, Scheme: scheme}, err
 	case isURL:
 		return control.HTTPQuestion{}, &usageError{lists.Quote(what) + ": expected an http or https URL, or a file", "why --http https://shop.com/"}
-	case c.cli.IsSet("header") || c.cli.IsSet("request"):
-		return control.HTTPQuestion{}, &usageError{"--header and --request go with a URL: a file has the whole request in it", "why --http " + oneLine(what)}
+	}
+	for _, flag := range requestFlags {
+		if c.cli.IsSet(flag) {
+			return control.HTTPQuestion{}, &usageError{"--" + flag + " goes with a URL: a file has the whole request in it", "why --http " + oneLine(what)}
+		}
 	}
 	in := c.in
 	if what != "-" {
@@ -99,7 +106,11 @@ func (c *call) head(text string) ([]byte, error) {
 	fmt.Fprintf(&b, "%s %s HTTP/1.1\r\n", method, target)
 	host := "Host: " + u.Host + "\r\n"
 	var headers strings.Builder
-	for _, h := range c.cli.StringSlice("header") {
+	all, err := c.headers()
+	if err != nil {
+		return nil, err
+	}
+	for _, h := range all {
 		name, _, ok := strings.Cut(h, ":")
 		if !ok || name == "" || strings.ContainsAny(h, "\r\n") {
 			return nil, &usageError{"a --header is no NAME: VALUE on one line", "-H 'Cookie: a=b'"}
@@ -110,10 +121,30 @@ func (c *call) head(text string) ([]byte, error) {
 		headers.WriteString(h + "\r\n")
 	}
 	if user := u.User.String(); user != "" {
-		return nil, &usageError{"a URL with a password in it is not sent so", "-H 'Authorization: Basic ...'"}
+		return nil, &usageError{"a URL with a password in it is not sent so", "--basic NAME:PASSWORD"}
 	}
 	b.WriteString(host + headers.String() + "\r\n")
 	return b.Bytes(), nil
+}
+
+// headers are those of --header, and of what curl makes a header of.
+func (c *call) headers() ([]string, error) {
+	all := c.cli.StringSlice("header")
+	if agent := c.cli.String("user-agent"); agent != "" {
+		all = append(all, "User-Agent: "+agent)
+	}
+	if cookies := c.cli.StringSlice("cookie"); len(cookies) > 0 {
+		for _, one := range cookies {
+			if !strings.Contains(one, "=") {
+				return nil, &usageError{"a --cookie is no NAME=VALUE: cookies of a file are not read", "-b 'a=b; c=d'"}
+			}
+		}
+		all = append(all, "Cookie: "+strings.Join(cookies, "; "))
+	}
+	if user := c.cli.String("basic"); user != "" {
+		all = append(all, "Authorization: Basic "+base64.StdEncoding.EncodeToString([]byte(user)))
+	}
+	return all, nil
 }
 
 func (c *call) writeWhyHTTP(w control.WhyHTTP) {
