@@ -54,7 +54,7 @@ fuzz: ## run each fuzz target for FUZZTIME (10s)
 # Endurance: `make test` runs each of these in a short form. Each prints its figures.
 ENDURE := go test -count=1 -timeout 3h -v
 
-gapless: build ## exchange, kill, recreate, replace and move under traffic, by the hundred (root; about 15 minutes)
+gapless: build ## exchange, kill, recreate, replace and move under traffic, by the hundred (root; about 40 minutes)
 	@.ci/deps test
 	$(ENDURE) ./testenv/scenario -run '^TestGapless' -long
 

@@ -187,6 +187,54 @@ func TestRapidResetIsEnded(t *testing.T) {
 	t.Logf("ended after at most %d streams: %d judged, %d counted as reset, connections closed for it %d", sent, s.Passed, s.Resets, s.RapidResets)
 }
 
+// TestHeaderFloodsAreEnded: a header that goes on in frame after frame, and one that is small on the wire and large once it
+// is unpacked, reach nobody and cost little.
+func TestHeaderFloodsAreEnded(t *testing.T) {
+	b := newRecorder(t, nil)
+	r := newRig(t, Options{}, rootAPI(b.address))
+	block := func(fields ...hpack.HeaderField) []byte {
+		var b bytes.Buffer
+		e := hpack.NewEncoder(&b)
+		for _, f := range append([]hpack.HeaderField{{Name: ":method", Value: "GET"}, {Name: ":scheme", Value: "http"}, {Name: ":authority", Value: "a"}, {Name: ":path", Value: "/"}}, fields...) {
+			_ = e.WriteField(f)
+		}
+		return b.Bytes()
+	}
+	t.Run("continuation", func(t *testing.T) {
+		c := r.dial2()
+		_ = c.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: block(), EndStream: true})
+		var some bytes.Buffer
+		_ = hpack.NewEncoder(&some).WriteField(hpack.HeaderField{Name: "x", Value: strings.Repeat("y", 8<<10), Sensitive: true})
+		sent := 0
+		for sent < 256<<20 && c.WriteContinuation(1, false, some.Bytes()) == nil {
+			sent += some.Len()
+		}
+		t.Logf("ended after at most %d MB, what the sockets hold included", sent>>20)
+		if sent >= 256<<20 {
+			t.Error("it is read without end")
+		}
+	})
+	t.Run("unpacked", func(t *testing.T) {
+		c := r.dial2()
+		bomb := make([]hpack.HeaderField, 10_000) // in the table from the second on: a byte each
+		for i := range bomb {
+			bomb[i] = hpack.HeaderField{Name: "x", Value: strings.Repeat("y", 3<<10)}
+		}
+		all := block(bomb...)
+		if len(all) > 16<<10 {
+			t.Fatalf("%d bytes: no bomb", len(all))
+		}
+		_ = c.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: all, EndStream: true, EndHeaders: true})
+		if got := c.outcome(1); got != "431" && got != "closed" && got != "reset" {
+			t.Errorf("30 MB of header: %s", got)
+		}
+	})
+	r.eventually("the connections are gone or idle", func(s Stats) bool { return s.Active == 0 })
+	if _, got, _ := b.got(); len(got) != 0 {
+		t.Errorf("reached the backend: %q", got)
+	}
+}
+
 // TestGRPC: calls and streams, with their trailers, through to a real server, and ended when the client is listed.
 func TestGRPC(t *testing.T) {
 	l := listen(t)
