@@ -54,16 +54,16 @@ func hold(bpffs string, list blocklist, twice bool) (*held, error) {
 	return h, nil
 }
 
-// fill makes the maps hold a list. What they held before is freed in the loader's patient way.
+// fill makes the maps hold a list. What they held before stays where no program looks: freeing it takes ten seconds a million.
 func (h *held) fill(list blocklist) error {
-	return errors.Join(h.l.Maps().Replace(context.Background(), 1, list.cells(), 0, nil), h.l.Maps().Sweep(context.Background()))
+	return h.l.Maps().Replace(context.Background(), 1, list.cells(), 0, nil)
 }
 
 // renew does what a living daemon does every second, without which the index drops nothing by itself.
 func (h *held) renew() error { return h.l.Maps().Renew() }
 
-// release empties the maps and closes them.
-func (h *held) release() error { return errors.Join(h.fill(blocklist{}), h.l.Close()) }
+// release gives the maps back.
+func (h *held) release() error { return errors.Join(h.l.Close(), os.RemoveAll(h.dir)) }
 
 // load loads programs of a spec in a mode, with the pinned maps of the list wherever the spec has one of that name.
 func (h *held) load(spec *ebpf.CollectionSpec, m mode, programs ...string) (*ebpf.Collection, error) {
