@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -222,6 +223,40 @@ func TestCorrupt(t *testing.T) {
 	t.Log(counts)
 	if few() {
 		t.Errorf("too few of a kind: %v", counts)
+	}
+}
+
+// TestDamagedSchema: a table that is described in another way than when it was made, where start does not look, is damage
+// too: all is written anew, and no change is refused for it.
+func TestDamagedSchema(t *testing.T) {
+	s, dir := open(t, Options{})
+	apply(t, s, adds(0, 10, lists.Manual))
+	closeStore(t, s)
+	path := filepath.Join(dir, "lists.db")
+	file, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	spoilt := regexp.MustCompile(`(CREATE TABLE history[^;]*)before`).ReplaceAll(file, []byte("${1}befoul"))
+	if slices.Equal(file, spoilt) {
+		t.Fatal("the file describes no such table")
+	}
+	if err := os.WriteFile(path, spoilt, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s, err = Open(Options{Dir: dir}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	apply(t, s, adds(10, 1, lists.Manual))
+	if st := s.Status(); !strings.Contains(st.Degraded, "written anew from memory") {
+		t.Errorf("degraded: %q", st.Degraded)
+	}
+	want := collect(s.Snapshot())
+	closeStore(t, s)
+	again, _ := open(t, Options{Dir: dir})
+	if got := collect(again.Snapshot()); len(got) != 11 || !slices.Equal(got, want) {
+		t.Errorf("%d entries after a restart, want 11", len(got))
 	}
 }
 

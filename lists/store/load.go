@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"strings"
 	"time"
 
 	"zombiezen.com/go/sqlite"
@@ -21,6 +22,8 @@ func isDamage(err error) bool {
 	switch sqlite.ErrCode(err).ToPrimary() {
 	case sqlite.ResultCorrupt, sqlite.ResultNotADB, sqlite.ResultFormat, sqlite.ResultMismatch, sqlite.ResultConstraint:
 		return true
+	case sqlite.ResultError: // a statement is the same each time: the tables are not what they were
+		return strings.Contains(err.Error(), "sqlite: prepare ")
 	}
 	return false
 }
