@@ -106,7 +106,7 @@ func openPinned(dir pinDir, from string, o Options) (_ *Maps, err error) {
 		}
 	}
 	m.capacity = m.sides[0].v4.m.MaxEntries()
-	m.idle.side, m.idle.full = 1-m.words.active(), true // a process may have been killed before it emptied them
+	m.idle.full = true // a process may have been killed before it emptied them
 	if m.index.tables, err = openTables(from, spec, bpf.MapIndex, bpf.MapGate); err != nil {
 		return nil, err
 	}
@@ -324,28 +324,29 @@ func (m *Maps) Next(after netip.Prefix, n int) ([]netip.Prefix, error) {
 	}
 	defer leave()
 	s := &m.sides[m.words.active()]
+	var last4, last6 any
+	switch {
+	case !after.IsValid():
+	case after.Addr().Is4():
+		key := keyV4(after)
+		last4 = &key
+	default:
+		key := keyV6(after)
+		last6 = &key
+	}
 	var all []netip.Prefix
-	var last any
-	if !after.IsValid() || after.Addr().Is4() {
-		if after.IsValid() {
-			key := keyV4(after)
-			last = &key
-		}
+	if last6 == nil {
 		keys := make([]bpf.KeyV4, n)
-		found, err := s.v4.after(last, keys)
+		found, err := s.v4.after(last4, keys)
 		if err != nil {
 			return nil, err
 		}
 		for _, k := range keys[:found] {
 			all = append(all, netip.PrefixFrom(netip.AddrFrom4(k.Addr), int(k.Prefixlen)))
 		}
-		last = nil
-	} else {
-		key := keyV6(after)
-		last = &key
 	}
 	keys := make([]bpf.KeyV6, n-len(all))
-	found, err := s.v6.after(last, keys)
+	found, err := s.v6.after(last6, keys)
 	if err != nil {
 		return nil, err
 	}

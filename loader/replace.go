@@ -32,8 +32,7 @@ func (m *Maps) Replace(ctx context.Context, generation uint64, cells iter.Seq2[n
 	m.writing.Lock()
 	defer m.writing.Unlock()
 
-	old := m.words.active()
-	idle := 1 - old
+	idle := 1 - m.words.active()
 	m.idle.Lock()
 	defer m.idle.Unlock()
 	m.unsure = true
@@ -55,7 +54,6 @@ func (m *Maps) Replace(ctx context.Context, generation uint64, cells iter.Seq2[n
 	}
 	done := m.changing()
 	atomic.StoreUint32(&m.words.Active, uint32(idle))
-	m.idle.side = old
 	freeOld := flip()
 	done()
 	m.note()

@@ -25,7 +25,6 @@ const (
 // idle is what is known of the tries that no program reads. Locked by who writes to these, after Maps.writing.
 type idle struct {
 	sync.Mutex
-	side     int
 	full     bool        // they may hold something
 	swept    int         // deleted since they were last drained
 	likely4  []bpf.KeyV4 // that they may hold
@@ -61,9 +60,6 @@ func (m *Maps) sweep() (wait time.Duration, err error) {
 	m.idle.Lock()
 	defer m.idle.Unlock()
 	i := &m.idle
-	if i.side == m.words.active() {
-		return -1, nil // another process has replaced the list
-	}
 	switch {
 	case i.full:
 		if err := m.sweepBatch(); err != nil {
@@ -76,7 +72,7 @@ func (m *Maps) sweep() (wait time.Duration, err error) {
 	case i.draining > 0:
 		i.draining--
 		i.swept = 0
-		return drainEvery, m.sides[i.side].drain()
+		return drainEvery, m.idleSide().drain()
 	}
 	return -1, nil
 }
@@ -84,7 +80,7 @@ func (m *Maps) sweep() (wait time.Duration, err error) {
 // sweepBatch deletes some of what the idle tries hold.
 func (m *Maps) sweepBatch() error {
 	i := &m.idle
-	s := &m.sides[i.side]
+	s := m.idleSide()
 	n, done, err := s.v4.sweep(&i.likely4)
 	i.swept += n
 	if done && err == nil {
@@ -101,14 +97,10 @@ func (m *Maps) sweepBatch() error {
 // emptyIdle does now what Sweep has not done yet, or what a process left that was killed in the middle, and keeps the
 // lease of the indexes meanwhile.
 func (m *Maps) emptyIdle(ctx context.Context) error {
-	i := &m.idle
-	if side := 1 - m.words.active(); side != i.side {
-		i.side, i.likely4, i.likely6 = side, nil, nil
-	}
-	i.draining = 0
+	m.idle.draining = 0
 	for {
 		began := time.Now()
-		if err := m.sweepBatch(); err != nil || !i.full {
+		if err := m.sweepBatch(); err != nil || !m.idle.full {
 			return err
 		}
 		pace(began)
@@ -118,6 +110,9 @@ func (m *Maps) emptyIdle(ctx context.Context) error {
 		}
 	}
 }
+
+// idleSide is that which no program reads.
+func (m *Maps) idleSide() *side { return &m.sides[1-m.words.active()] }
 
 // drain needs tries that are empty and that no program reads.
 func (s *side) drain() error {

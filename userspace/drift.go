@@ -99,9 +99,10 @@ func (e *enforcement) differences() (found int, last string, err error) {
 		if err != nil {
 			return err
 		}
-		if _, want := e.table.Lookup(addr, now); differs(want, have, now) != "" {
+		_, want := e.table.Lookup(addr, now)
+		if why := differs(want, have, now); why != "" {
 			found++
-			last = fmt.Sprintf("%s: %s", addr, differs(want, have, now))
+			last = fmt.Sprintf("%s: %s", addr, why)
 		}
 		return nil
 	}

@@ -8,8 +8,6 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
-	"sync/atomic"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
@@ -170,7 +168,7 @@ func (n *node) startShim(ctx context.Context) (err error) {
 	}
 	n.shim = shim.New(shim.Options{
 		IPEnforcement: n.config.ipEnforcement(), WhitelistScope: n.config.WhitelistScope,
-		TrustedProxies: n.trustedProxies(), Protected: n.isProtected, Detect: n.detection.look, Logger: n.log, Now: coarse(n.store.Clock().Now),
+		TrustedProxies: n.trustedProxies(), Protected: n.isProtected, Detect: n.detection.look, Logger: n.log, Now: n.store.Clock().Now,
 	})
 	n.definitions.follow(n.shim.UseAPIs)
 	use := n.shim.Use
@@ -206,7 +204,7 @@ func (n *node) runL7(ctx context.Context, g *errgroup.Group) {
 		g.Go(func() error { return quiet(ctx, n.shim.Run(ctx)) })
 	}
 	if n.enforce == nil { // which looks at the host's addresses too
-		g.Go(func() error { n.lookAround(ctx); return nil })
+		g.Go(func() error { every(ctx, protectEvery, func() { n.findProtected() }); return nil })
 	}
 	for _, f := range n.fronts {
 		g.Go(func() error {
@@ -215,42 +213,6 @@ func (n *node) runL7(ctx context.Context, g *errgroup.Group) {
 			}
 			return nil
 		})
-	}
-}
-
-// coarseness is how old the time may be that requests are judged at. Ends of entries are whole seconds.
-const coarseness = 5 * time.Millisecond
-
-// coarse returns a clock that asks now, which is a system call, only now and then.
-func coarse(now func() time.Time) func() time.Time {
-	type reading struct {
-		at  time.Duration
-		now time.Time
-	}
-	began := time.Now()
-	var last atomic.Pointer[reading]
-	return func() time.Time {
-		at := time.Since(began) // asks the monotonic clock alone, unlike time.Now
-		r := last.Load()
-		if r == nil || at-r.at >= coarseness {
-			r = &reading{at, now()}
-			last.Store(r)
-		}
-		return r.now
-	}
-}
-
-// lookAround finds the protected addresses anew every few seconds.
-func (n *node) lookAround(ctx context.Context) {
-	tick := time.NewTicker(protectEvery)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-			n.findProtected()
-		}
 	}
 }
 

@@ -98,20 +98,17 @@ func (m *metrics) Collect(out chan<- prometheus.Metric) {
 	gauge(desc("firewall_enabled", "Whether the lists are enforced (enable_firewall)."), number(st.Settings.Firewall))
 	gauge(desc("bypass_enabled", "Whether every packet passes (bypass on)."), number(st.Bypass))
 	gauge(desc("degraded_states", "How many things are wrong; status says what."), float64(len(st.Degraded)))
+	count := func(name, help string, v uint64) {
+		out <- prometheus.MustNewConstMetric(desc(name, help), prometheus.CounterValue, float64(v))
+	}
 	if x, err := m.index(); err == nil { // status tells of the error
 		gauge(desc("index_bytes", "Memory of the index over the kernel's maps; 0: there is none."), float64(x.Bytes))
 		gauge(desc("index_lease_seconds", "How long the index may still be used if the daemon is gone."), max(0, x.Lease.Seconds()))
-		count := func(name, help string, v uint64) {
-			out <- prometheus.MustNewConstMetric(desc(name, help), prometheus.CounterValue, float64(v))
-		}
 		count("index_checks_total", "Packets that were judged by the index and by the maps too.", x.Checked)
 		count("index_mismatches_total", "Of the packets checked, those on which index and maps did not agree.", x.Mismatches)
 	}
 	if m.drift != nil {
 		d := m.drift()
-		count := func(name, help string, v uint64) {
-			out <- prometheus.MustNewConstMetric(desc(name, help), prometheus.CounterValue, float64(v))
-		}
 		count("drift_addresses_total", "Addresses that the kernel's maps judged otherwise than the lists, found by comparing their contents.", d.addresses)
 		count("comparisons_total", "Comparisons of all that the kernel's maps hold with the lists.", d.passes)
 	}

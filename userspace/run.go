@@ -103,7 +103,7 @@ func Run(ctx context.Context, c Config, version string, log *slog.Logger, ready 
 		g.Go(func() error { return quiet(ctx, n.watchers.run(ctx)) })
 	}
 	n.runL7(ctx, g)
-	g.Go(func() error { n.watchFiles(ctx); return nil })
+	g.Go(func() error { every(ctx, keepFilesEvery, n.keepFiles); return nil })
 	g.Go(func() error { n.watchRoom(ctx); return nil })
 	g.Go(func() error { return quiet(ctx, server.Serve(ctx, socket)) })
 	if c.Metrics != "" {
@@ -175,21 +175,25 @@ func (n *node) startKernel(ctx context.Context, ld *loader.Loader, numbers *metr
 	return n.attachAll(ld)
 }
 
-// watchFiles keeps what the state directory holds beside the lists, which the store keeps.
-func (n *node) watchFiles(ctx context.Context) {
-	again := time.NewTicker(5 * time.Second)
+// every calls f again and again until ctx ends.
+func every(ctx context.Context, pause time.Duration, f func()) {
+	again := time.NewTicker(pause)
 	defer again.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-again.C:
-			n.keepFiles()
+			f()
 		}
 	}
 }
 
-// keepFiles reads files again that could not be read, and writes those again that were removed.
+// keepFilesEvery is how long what was removed, or could not be read, stays so.
+const keepFilesEvery = 5 * time.Second
+
+// keepFiles reads files again that could not be read, and writes those again that were removed, of what the state directory
+// holds beside the lists, which the store keeps.
 func (n *node) keepFiles() {
 	var failed []error
 	for _, err := range []error{n.definitions.keep(n.log), n.tokens.Keep(), n.control.Keep()} {
@@ -202,18 +206,11 @@ func (n *node) keepFiles() {
 
 // sweep has the kernel free what lists that were replaced took.
 func (n *node) sweep(ctx context.Context) {
-	again := time.NewTicker(time.Second)
-	defer again.Stop()
-	for {
+	every(ctx, time.Second, func() {
 		if err := n.maps.Sweep(ctx); err != nil && ctx.Err() == nil {
 			n.log.Warn("kernel memory of replaced lists is not freed yet, will try again", "error", err)
 		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-again.C:
-		}
-	}
+	})
 }
 
 // progress tells who started the daemon how far that is.

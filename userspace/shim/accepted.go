@@ -36,7 +36,7 @@ func (s *Shim) Answered(d Decision, status int) {
 	}
 	w := works.Get().(*work)
 	defer works.Put(w)
-	now := s.now().Unix()
+	now := s.options.Now().Unix()
 	for _, id := range [...]lists.ID{d.seen.token, d.seen.cookie} {
 		switch {
 		case id.Value == "":
@@ -56,7 +56,7 @@ func (s *Shim) Learns(d Decision) bool {
 	}
 	w := works.Get().(*work)
 	defer works.Put(w)
-	soon := s.now().Unix() + keepAccepted/2
+	soon := s.options.Now().Unix() + keepAccepted/2
 	return slices.ContainsFunc([]lists.ID{d.seen.token, d.seen.cookie}, func(id lists.ID) bool {
 		if id.Value == "" {
 			return false

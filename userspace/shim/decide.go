@@ -29,7 +29,7 @@ type Options struct {
 	Protected func(netip.Addr) bool
 	Detect    Detect           // nil: none
 	Logger    *slog.Logger     // nil: says nothing
-	Now       func() time.Time // the clock of the entries' ends; nil: time.Now
+	Now       func() time.Time // the clock of the entries' ends, not asked for each request; nil: time.Now
 }
 
 // Shim judges requests against the lists and APIs that it was given last. Safe for concurrent use.
@@ -61,7 +61,10 @@ func New(o Options) *Shim {
 		trusted = append(trusted, p)
 	}
 	o.TrustedProxies = trusted
-	s := &Shim{options: o, writer: newWriter(), began: time.Now()}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	s := &Shim{options: o, writer: newWriter(), began: time.Now(), clock: clock{now: o.Now}}
 	s.streams.open = make(map[*stream]struct{})
 	s.rings.changed = make(chan struct{}, 1)
 	if o.Detect != nil {
@@ -113,33 +116,26 @@ func (s *Shim) Decide(r *http.Request) (d Decision) {
 	return d
 }
 
-func (s *Shim) now() time.Time {
-	if s.options.Now != nil {
-		return s.options.Now()
-	}
-	return time.Now()
-}
-
 // prepare resets w to judge by what is in force. since is the time since s began.
 func (s *Shim) prepare(w *work, since time.Duration) {
-	var now int64
-	if s.options.Now != nil {
-		now = s.options.Now().Unix()
-	} else {
-		now = s.clock.unix(since)
-	}
-	w.reset(s.index.Load(), s.rules.Load(), now, s.options.WhitelistScope == "identifier")
+	w.reset(s.index.Load(), s.rules.Load(), s.clock.unix(since), s.options.WhitelistScope == "identifier")
 }
 
-// clock is time.Now, asked now and then: who has the monotonic time at hand need not read another clock.
-type clock struct{ at, seconds atomic.Int64 }
+// clock asks another one now and then, which costs a system call, by the monotonic time that its caller has at hand.
+type clock struct {
+	now         func() time.Time
+	at, seconds atomic.Int64
+}
 
-// unix returns the Unix time of at most 5 ms ago.
+// coarseness is how old a clock's time may be. Ends of entries are whole seconds.
+const coarseness = 5 * time.Millisecond
+
+// unix returns the Unix time.
 func (c *clock) unix(since time.Duration) int64 {
-	if at := c.at.Load(); at != 0 && since-time.Duration(at) < 5*time.Millisecond {
+	if at := c.at.Load(); at != 0 && since-time.Duration(at) < coarseness {
 		return c.seconds.Load()
 	}
-	now := time.Now().Unix()
+	now := c.now().Unix()
 	c.seconds.Store(now)
 	c.at.Store(int64(since))
 	return now

@@ -375,12 +375,30 @@ func TestNotEnforced(t *testing.T) {
 	decide("/", Blacklisted)
 	decide("/open/x", PassNotEnforced)
 	clock = now.Add(time.Second)
+	s.clock.jumped()
 	decide("/", PassUnlisted)
 	clock = now
+	s.clock.jumped()
 	b := lists.NewBuilder(snap)
 	settings := lists.DefaultSettings()
 	settings.Firewall = false
 	b.Set(settings)
 	s.Use(b.Snapshot(2), nil, false)
 	decide("/", PassNotEnforced)
+}
+
+// jumped has the clock ask for the time again.
+func (c *clock) jumped() { c.at.Store(0) }
+
+// TestClock: it follows, and is not asked each time.
+func TestClock(t *testing.T) {
+	asked := 0
+	start := time.Unix(1_000_000_000, 0)
+	c := clock{now: func() time.Time { asked++; return start.Add(time.Duration(asked) * time.Hour) }}
+	for since := 1; since <= 12; since++ {
+		want := 1 + (since-1)/5 // 5 ms after it was asked last
+		if got := c.unix(time.Duration(since) * time.Millisecond); asked != want || got != start.Add(time.Duration(want)*time.Hour).Unix() {
+			t.Errorf("after %d ms: %d, asked %d times, want %d", since, got, asked, want)
+		}
+	}
 }

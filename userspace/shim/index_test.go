@@ -104,6 +104,8 @@ func TestChanges(t *testing.T) {
 		whole.Use(snap, nil, true)
 		for _, at := range []time.Duration{0, 10 * time.Second, time.Minute, 2 * time.Hour} {
 			now = start.Add(at)
+			follows.clock.jumped()
+			whole.clock.jumped()
 			for _, p := range all {
 				a, b := follows.Decide(p), whole.Decide(p)
 				if a.Reason != b.Reason || a.ID != b.ID || a.Source != b.Source || a.List != b.List {
