@@ -1,6 +1,7 @@
 package loader
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -121,7 +122,9 @@ func (d pinDir) removeIfUnused() error {
 	if err := d.removeStaging(); err != nil {
 		return err
 	}
-	d.emptyTries(Options{}.withDefaults())
+	for _, t := range d.openTries() {
+		_ = discard(context.Background(), t) // on error it is freed full
+	}
 	names := append(slices.Clone(mapNames[:]), "lock")
 	for _, kind := range []string{"prog_", "counters_", "detached_"} { // the first two if a process died while it published
 		left, err := d.names(kind)

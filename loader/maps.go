@@ -222,6 +222,9 @@ func (m *Maps) Close() error {
 	for _, each := range m.shared() {
 		errs = append(errs, each.Close())
 	}
+	for t := m.discarded(); t != nil; t = m.discarded() {
+		errs = append(errs, t.Close())
+	}
 	return errors.Join(errs...)
 }
 

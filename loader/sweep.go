@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 
 	"github.com/portcullis/portcullis/bpf"
@@ -29,13 +30,40 @@ type idle struct {
 	swept    int         // deleted since they were last drained
 	likely4  []bpf.KeyV4 // that they may hold
 	likely6  []bpf.KeyV6
-	draining int // so many more rounds
+	draining int         // so many more rounds
+	old      []*ebpf.Map // tries of the maps that these took the place of
 }
 
-// Sweep empties the tries that the last [Maps.Replace] left, and has the kernel free their memory: in batches, and no
+// discards leaves tries that no program reads to Sweep, which closes them.
+func (m *Maps) discards(tries []*ebpf.Map) {
+	m.idle.Lock()
+	defer m.idle.Unlock()
+	m.idle.old = append(m.idle.old, tries...)
+}
+
+// discarded takes one of them, nil: there is none.
+func (m *Maps) discarded() *ebpf.Map {
+	m.idle.Lock()
+	defer m.idle.Unlock()
+	if len(m.idle.old) == 0 {
+		return nil
+	}
+	t := m.idle.old[0]
+	m.idle.old = m.idle.old[1:]
+	return t
+}
+
+// Sweep empties the tries that the last [Maps.Replace] left, and those of maps that these took the place of, and has the kernel free their memory: in batches, and no
 // faster than that gets done, so that the kernel is never busy with it for long. That takes some seconds a million.
 // It returns once nothing is left to do, or with ctx's error, and may run beside all other methods.
 func (m *Maps) Sweep(ctx context.Context) error {
+	for t := m.discarded(); t != nil; t = m.discarded() {
+		if err := discard(ctx, t); ctx.Err() != nil {
+			return ctx.Err()
+		} else if err != nil {
+			m.log.Debug("a trie of earlier maps is freed full", "error", err)
+		}
+	}
 	for {
 		began := time.Now()
 		wait, err := m.sweep()

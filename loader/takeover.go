@@ -35,7 +35,7 @@ func (l *Loader) takeOver() error {
 		l.keepBypass() // as it is now: it may have been switched meanwhile
 		if left == 0 {
 			waitForReaders()
-			l.dir.emptyTries(l.o)
+			l.maps.discards(l.dir.openTries())
 		}
 		if err := l.dir.publishMaps(l.o); err != nil {
 			return fmt.Errorf("publish new maps: %w", err)
@@ -105,33 +105,35 @@ func (l *Loader) keepBypass() {
 	atomic.StoreUint32(&l.maps.words.Bypass, on)
 }
 
-// emptyTries empties pinned tries that no program reads any more, at the kernel's pace: a full trie it frees in one go,
-// which holds a CPU for 0.4 s a million. Errors cost only that.
-func (d pinDir) emptyTries(o Options) {
+// openTries opens the pinned tries, of whatever layout.
+func (d pinDir) openTries() (all []*ebpf.Map) {
 	for _, name := range trieNames {
 		m, err := loadPin(filepath.Join(d.path, name))
-		if err != nil {
-			continue
-		}
 		switch {
+		case err != nil:
 		case m.Type() != ebpf.LPMTrie:
-		case m.KeySize() == 8:
-			err = discard(trie[bpf.KeyV4]{m})
-		case m.KeySize() == 20:
-			err = discard(trie[bpf.KeyV6]{m})
+			_ = m.Close()
+		default:
+			all = append(all, m)
 		}
-		if err != nil {
-			o.Logger.Debug("old trie is freed full", "map", name, "error", err)
-		}
-		_ = m.Close()
 	}
+	return all
 }
 
-// discard empties a trie. Of many entries it returns when the kernel has freed nearly all: what is left it frees with the map.
-func discard[K key](t trie[K]) error {
+// discard empties a trie that no program reads any more, at the kernel's pace, and closes it: full, it would be freed in one
+// go, which holds a CPU for 0.4 s a million. Of many entries it returns when the kernel has freed nearly all.
+func discard(ctx context.Context, m *ebpf.Map) error {
+	defer m.Close()
+	if m.KeySize() == 8 {
+		return trie[bpf.KeyV4]{m}.discard(ctx)
+	}
+	return trie[bpf.KeyV6]{m}.discard(ctx)
+}
+
+func (t trie[K]) discard(ctx context.Context) error {
 	many, err := t.first(make([]K, removeBatch))
 	if err == nil {
-		err = t.empty(context.Background())
+		err = t.empty(ctx)
 	}
 	for i := 0; err == nil && many == removeBatch && i < drainRounds; i++ {
 		time.Sleep(drainEvery)
