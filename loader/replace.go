@@ -18,8 +18,8 @@ import (
 )
 
 // Replace fills the idle tries with cells (sorted, as compile.Table.All yields them), makes them the active ones
-// by one store. More than some thousands of old ones are for [Maps.Sweep] to delete; until they are, another Replace
-// first does it itself. Every packet is judged by the old list or by the new one, never by a mix. On error the active
+// by one store. More than some thousands of old ones are for [Maps.Sweep] to delete; another Replace before they are
+// deletes the rest itself, at once. Every packet is judged by the old list or by the new one, never by a mix. On error the active
 // tries are as before: [ErrFull], ctx's error. hosts is about how many single IPv4 addresses are to be dropped: with it
 // tries and index are filled at a time, each on a CPU of its own; 0 is not known.
 // progress may be nil; it is called with the number of prefixes written, about every 16 Ki.

@@ -122,16 +122,15 @@ func (m *Maps) sweepBatch() error {
 	return nil
 }
 
-// emptyIdle does now what Sweep has not done yet, or what a process left that was killed in the middle, and keeps the
-// lease of the indexes meanwhile.
+// emptyIdle does at once what Sweep has not done yet, or what a process left that was killed in the middle, and keeps the
+// lease of the indexes meanwhile. The kernel then frees that in one go, 40 ms a million: rare, and better than ten seconds in
+// which the lists are not those that somebody waits for.
 func (m *Maps) emptyIdle(ctx context.Context) error {
 	m.idle.draining = 0
 	for {
-		began := time.Now()
 		if err := m.sweepBatch(); err != nil || !m.idle.full {
 			return err
 		}
-		pace(began)
 		m.renew(nil)
 		if err := ctx.Err(); err != nil {
 			return err

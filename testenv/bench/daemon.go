@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -158,6 +159,20 @@ func settledKernelMemory(figure int64) (now int64, err error) {
 	return now, err
 }
 
+// settled waits until the kernel frees no memory any more, half a minute at most.
+func settled() error {
+	const pause, noise = 2 * time.Second, 2 << 20
+	before := int64(math.MaxInt64)
+	for began := time.Now(); time.Since(began) < 30*time.Second; time.Sleep(pause) {
+		now, err := testenv.KernelMemory()
+		if err != nil || now > before-noise {
+			return err
+		}
+		before = now
+	}
+	return nil
+}
+
 func add(d *testenv.Daemon, prefixes []netip.Prefix) error {
 	ops := make([]control.Operation, len(prefixes))
 	for i, p := range prefixes {
@@ -261,13 +276,17 @@ func (s *session) measureLoads(d *testenv.Daemon, list blocklist) error {
 	return nil
 }
 
-// importInto has an empty blacklist filled from a file by the command line, until the hosts are durable and enforced.
+// importInto has an empty blacklist filled from a file by the command line, until the hosts are durable and enforced. What the
+// list was before is freed by then.
 func importInto(d *testenv.Daemon, file string, hosts int) (time.Duration, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	c := control.Client{Socket: d.Socket}
 	if _, err := c.Apply(ctx, []control.Operation{{Op: "clear", List: "blacklist"}}); err != nil {
 		return 0, fmt.Errorf("empty the blacklist: %w", err)
+	}
+	if err := settled(); err != nil {
+		return 0, err
 	}
 	began := time.Now()
 	if _, err := d.Run("import", "blacklist", file); err != nil {
