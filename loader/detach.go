@@ -123,7 +123,7 @@ func (d pinDir) removeIfUnused() error {
 		return err
 	}
 	for _, t := range d.openTries() {
-		_ = discard(context.Background(), t) // on error it is freed full
+		_ = discard(context.Background(), t, false) // on error it is freed full
 	}
 	names := append(slices.Clone(mapNames[:]), "lock")
 	for _, kind := range []string{"prog_", "counters_", "detached_"} { // the first two if a process died while it published

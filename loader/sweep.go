@@ -58,7 +58,7 @@ func (m *Maps) discarded() *ebpf.Map {
 // It returns once nothing is left to do, or with ctx's error, and may run beside all other methods.
 func (m *Maps) Sweep(ctx context.Context) error {
 	for t := m.discarded(); t != nil; t = m.discarded() {
-		if err := discard(ctx, t); ctx.Err() != nil {
+		if err := discard(ctx, t, true); ctx.Err() != nil {
 			return ctx.Err()
 		} else if err != nil {
 			m.log.Debug("a trie of earlier maps is freed full", "error", err)

@@ -120,24 +120,36 @@ func (d pinDir) openTries() (all []*ebpf.Map) {
 	return all
 }
 
-// discard empties a trie that no program reads any more, at the kernel's pace, and closes it: full, it would be freed in one
-// go, which holds a CPU for 0.4 s a million. Of many entries it returns when the kernel has freed nearly all.
-func discard(ctx context.Context, m *ebpf.Map) error {
+// discard empties a trie that no program reads any more and closes it: full, it would be freed in one go, which holds a CPU
+// for 0.4 s a million. Paced, that goes at the kernel's pace, and of many entries it returns when nearly all are freed.
+func discard(ctx context.Context, m *ebpf.Map, paced bool) error {
 	defer m.Close()
 	if m.KeySize() == 8 {
-		return trie[bpf.KeyV4]{m}.discard(ctx)
+		return trie[bpf.KeyV4]{m}.discard(ctx, paced)
 	}
-	return trie[bpf.KeyV6]{m}.discard(ctx)
+	return trie[bpf.KeyV6]{m}.discard(ctx, paced)
 }
 
-func (t trie[K]) discard(ctx context.Context) error {
-	many, err := t.first(make([]K, removeBatch))
-	if err == nil {
-		err = t.empty(ctx)
+func (t trie[K]) discard(ctx context.Context, paced bool) error {
+	many := 0
+	for done := false; !done; {
+		began := time.Now()
+		n, last, err := t.sweep(nil)
+		if err != nil {
+			return err
+		}
+		if many, done = many+n, last; paced && !done {
+			pace(began)
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
 	}
-	for i := 0; err == nil && many == removeBatch && i < drainRounds; i++ {
+	for i := 0; paced && many > drainKeys && i < drainRounds; i++ {
 		time.Sleep(drainEvery)
-		err = onEachCPU(t.drain)
+		if err := onEachCPU(t.drain); err != nil {
+			return err
+		}
 	}
-	return err
+	return nil
 }

@@ -1,7 +1,6 @@
 package loader
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"time"
@@ -91,18 +90,6 @@ func (t trie[K]) removeBatch(keys []K) (missing int, err error) {
 		}
 	}
 	return missing, nil
-}
-
-// empty deletes everything, at the kernel's pace.
-func (t trie[K]) empty(ctx context.Context) error {
-	for ctx.Err() == nil {
-		began := time.Now()
-		if _, done, err := t.sweep(nil); err != nil || done {
-			return err
-		}
-		pace(began)
-	}
-	return ctx.Err()
 }
 
 // sweep deletes a batch of n, and reports whether nothing is left. likely, which it shortens, are keys that the trie may

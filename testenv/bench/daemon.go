@@ -163,7 +163,7 @@ func settledKernelMemory(figure int64) (now int64, err error) {
 func settled() error {
 	const pause, noise = 2 * time.Second, 2 << 20
 	before := int64(math.MaxInt64)
-	for began := time.Now(); time.Since(began) < 30*time.Second; time.Sleep(pause) {
+	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(pause) {
 		now, err := testenv.KernelMemory()
 		if err != nil || now > before-noise {
 			return err
